@@ -4,7 +4,7 @@ It is case-0 of conformance/vectors (transport.json and mlkem-expanded.json), ma
 key was made for the vector and protects nothing.
 """
 
-SECRET_KEY = (
+DECAPSULATION_KEY = (
     "K1BMmzC9tobHinV7cyFRPEpx7+k8B/ohG/JEFppw4sqyM3EIL7pjSHOXGKKxAtES5qWNP0orFOZdchxS7ypAVuQ1vzS24Et5zUqkVzOr"
     "6xtzOohjMGMOfWw+HSw9NYbI1lrLmiUEHTN2oyiN2MxMj8VY1OluC2mRa7oP7FxZZ+lfG2Y3Azq4uCU61WU+Pvm/ezFyWeS/uqCXc5UI"
     "FMzLq4MYm+m113Flarc7tZEohwqebkd8NYQ989GO27qnJvpJzGwsoWQEf6cHlbqc6Ny2npGyJ4AzG8W5sexlfGjM3wM716HGfgemlIKo"
@@ -70,4 +70,4 @@ CIPHERTEXT = (
     "QjYcPuHktBUCfg6AU4U4CIg4bDuiiE12K3FeP6/9Wdgm9cH0HEk2pKa3Byqx87GFPB6uv0bBaMqwqx6xDpEMy+zUUaRmbLCYNDueIDmZ"
     "p3yq2FlBzq4="
 )
-SHARED_SECRET = "5rZcn8HZfQAIn24IkiR9uI/Sbnrvu2zwzmFopqAdg1k="
+SHARED = "5rZcn8HZfQAIn24IkiR9uI/Sbnrvu2zwzmFopqAdg1k="

@@ -43,7 +43,7 @@ class ChannelError(ValueError):
 
 
 class Channel:
-    """Seals what goes out and opens what comes in. Once it has refused a record it refuses all that follow."""
+    """Seals what goes out and opens what comes in. Having refused one record it refuses all that follow."""
 
     __slots__ = ("_decrypt", "_encrypt", "_received", "_sent", "transcript")
 
@@ -123,7 +123,7 @@ class Initiator:
         self.public_key = self._key.public_key
 
     def finish(self, encapsulation: bytes) -> Channel:
-        """Return the channel; ValueError for a malformed encapsulation. The private key is gone either way."""
+        """Return the channel; ValueError if malformed. The private key is gone either way."""
         key, self._key = self._key, None
         if key is None:
             raise RuntimeError("this key exchange is over: a private key is used once")

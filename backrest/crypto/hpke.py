@@ -6,8 +6,8 @@ same layout. The suite of the sync protocol is HKDF-SHA256 with AES-256-GCM; ano
 this code against a published vector.
 
 What is not here: HPKE's own seal and open. The channel exports a key for each direction instead
-(channel.py), so the schedule's `key` and `base_nonce` are never derived. No psk, no authenticated modes: who the
-peers are is proved by the handshake inside (identity.py).
+(channel.py), so the schedule's `key` and `base_nonce` are never derived. No psk, no authenticated modes: who
+the peers are is proved by the handshake inside (identity.py).
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def labeled_expand(suite: Suite, prk: bytes, label: bytes, info: bytes, length: 
 def combine(mlkem_secret: bytes, ecdh_x: bytes, ephemeral_point: bytes, recipient_point: bytes) -> bytes:
     """The hybrid KEM's shared secret: SHA3-256 over both secrets, both points and the KEM's name.
 
-    The points are in it because ECDH alone gives the same x for a point and its negative; ML-KEM's ciphertext is
-    not, because ML-KEM's own secret is already bound to it.
+    The points are in it because ECDH alone gives the same x for a point and its negative; ML-KEM's ciphertext
+    is not, because ML-KEM's own secret is already bound to it.
     """
     together = mlkem_secret + ecdh_x + ephemeral_point + recipient_point + _KEM_LABEL
     return hashlib.sha3_256(together).digest()

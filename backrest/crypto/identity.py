@@ -2,9 +2,9 @@
 
 The key id is `ed25519.` and the unpadded base64url of SHA-256 over the 32 raw bytes of the public key; it is
 always derived from the key, never believed. In messages and in the configuration keys are unpadded *standard*
-base64, read as Go's decoder reads it. What is signed binds the transcript of the key exchange, so a handshake is
-worth nothing on any other connection. It names no role: whoever sends a handshake back to its signer has one
-that verifies, so every verifier says which key is its own.
+base64, read as Go's decoder reads it. What is signed binds the transcript of the key exchange, so a handshake
+is worth nothing on any other connection. It names no role: whoever sends a handshake back to its signer has
+one that verifies, so every verifier says which key is its own.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _KEYID = re.compile(r"ed25519\.[A-Za-z0-9_-]{43}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 
-# The eight points of small order on edwards25519 have five y-coordinates: 1 (neutral), -1 (order 2), 0 (order 4)
-# and two of order 8. The sign of x and y + p, where it still fits 255 bits, spell the same points again.
+# The eight points of small order on edwards25519 have five y-coordinates: 1 (neutral), -1 (order 2), 0 (order
+# 4) and two of order 8. The sign of x and y + p, where it still fits 255 bits, spell the same points again.
 _P = 2**255 - 19
-_Y_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_Y_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y = frozenset((0, 1, _P - 1, _Y_ORDER_8, _P - _Y_ORDER_8))
 
 
@@ -113,7 +113,7 @@ def is_keyid(text: str) -> bool:
 
 
 def decode_public_key(text: str) -> bytes:
-    """Read a public key from a message or a configuration; ValueError unless Go's decoder would take it too."""
+    """Read a public key from a message or a configuration; ValueError unless Go would take it too."""
     return _decode(text, "public key")
 
 

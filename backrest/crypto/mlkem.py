@@ -1,8 +1,8 @@
 """ML-KEM-1024 (FIPS 203) as three functions; which library does it is known here only.
 
 Behind them is pqcrypto 1.0.0, a young library that nobody has audited: `self_test` must pass before the
-first session, and the tests hold the one of `cryptography` against it, in both directions. A secret key is the
-expanded one of FIPS 203 (decryption key, public key, its hash, z). All sizes are in bytes.
+first session, and the tests hold the one of `cryptography` against it, in both directions. A secret key is
+the expanded one of FIPS 203 (decryption key, public key, its hash, z).
 
 A ciphertext of the right length always decapsulates (implicit rejection): a forged one gives another secret
 and no error, so that nobody can learn from an error which ciphertexts are valid. The first record that is
@@ -70,6 +70,11 @@ def public_of(secret_key: bytes) -> bytes:
     return secret_key[1536 : 1536 + PUBLIC_KEY_BYTES]
 
 
+def _check(length: int, wanted: int, what: str) -> None:
+    if length != wanted:
+        raise ValueError(f"an ML-KEM-1024 {what} has {wanted} bytes, this one {length}")
+
+
 def self_test() -> None:
     """Check the library against known answers, in about a millisecond; RuntimeError says what was wrong.
 
@@ -80,7 +85,7 @@ def self_test() -> None:
     """
     from backrest.crypto import _mlkem_answer as answer  # needed once in the life of a process
 
-    secret_key = b64decode(answer.SECRET_KEY)
+    secret_key = b64decode(answer.DECAPSULATION_KEY)
     ciphertext = b64decode(answer.CIPHERTEXT)
     # FIPS 203, 6.3: what a forged ciphertext must give is SHAKE256(z || ciphertext), z ends the secret key.
     forged = bytes([ciphertext[0] ^ 1]) + ciphertext[1:]
@@ -95,7 +100,7 @@ def self_test() -> None:
     except Exception as error:
         raise RuntimeError(f"the ML-KEM-1024 self-test could not run: {error}") from error
     for wrong, what in (
-        (not hmac.compare_digest(known, b64decode(answer.SHARED_SECRET)), "a known ciphertext"),
+        (not hmac.compare_digest(known, b64decode(answer.SHARED)), "a known ciphertext"),
         (not hmac.compare_digest(rejected, rejection), "a forged ciphertext"),
         (not hmac.compare_digest(sent, received), "a fresh key pair"),
         (first == second, "its randomness (it repeats itself)"),

@@ -1,8 +1,8 @@
 """Pairing tokens: one line of text that lets a new client in, `<keyid>:<secret>#<instanceid>`.
 
-Pure text: neither library of this package is imported here, so that a command that only makes or reads a token
-starts quickly. A secret is never in a repr or in an error's text; ``format`` and ``str`` give the whole token,
-since printing it is what it is for.
+Pure text: neither library of this package is imported here, so that a command that only makes or reads a
+token starts quickly. A secret is never in a repr or in an error's text; ``format`` and ``str`` give the whole
+token, since printing it is what it is for.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def new_secret() -> str:
 def same_secret(left: str, right: str) -> bool:
     """Compare two secrets in a time that does not depend on where they differ; an empty one equals nothing.
 
-    Without this, a client that tries tokens could find one digit after the other by the clock. An empty secret
-    means "none", and must not match a token whose secret was lost from the configuration.
+    Without this, a client that tries tokens could find one digit after the other by the clock. An empty
+    secret means "none", and must not match a token whose secret was lost from the configuration.
     """
     equal = hmac.compare_digest(left.encode("utf-8", "surrogatepass"), right.encode("utf-8", "surrogatepass"))
     return equal and left != ""
