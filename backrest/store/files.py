@@ -1,0 +1,235 @@
+"""How files change: whole files are replaced, logs are appended to.
+
+Rules: a directory of ours is 0700 and a file 0600 from the moment it exists (the mode is given to the
+system call that creates it, so that there is no moment in which another user could open it). Whole files
+are replaced, never rewritten; logs are only appended to. What fails raises StorageError with one sentence
+and leaves the old content in place. The system calls stand in syscalls.py, so that tests can fail them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterable
+
+from backrest.errors import StorageError
+from backrest.store import syscalls
+from backrest.store.lock import DirLock
+from backrest.store.paths import Paths, private_dir
+from backrest.store.syscalls import read_file, storage_error, write_all
+
+__all__ = [
+    "AppendFile",
+    "DirLock",
+    "Paths",
+    "atomic_write",
+    "discard",
+    "private_dir",
+    "read_file",
+    "rename_durably",
+    "sweep_temps",
+]
+
+# A temporary file this old belongs to a process that was killed: a write takes seconds at the very most.
+STALE_TEMP_S = 600.0
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace the file by one with this content, mode 0600: readers and crashes see the old or the new one.
+
+    Written beside, synced, renamed, directory synced; on return the content survives a power cut. A symbolic
+    link stays, and the file that it points to is replaced. On failure: StorageError, the old content in place
+    and no temporary file left, even when only the last step (the directory's sync) failed.
+    Cannot promise: a drive that lies about flushing; hard links and the owner of the old file (it is a new
+    file); one failing disk that also refuses to put the old name back (the error then says so).
+    """
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    temp, old = _temp_name(target), _temp_name(target)
+    saved = False
+    try:
+        _write_new(temp, data)
+        saved = _keep_old(target, old)
+        syscalls.disk.rename(temp, target)
+        try:
+            syscalls.disk.fsync_dir(directory)
+        except OSError as error:
+            _put_back(path, target, old, saved, error)
+            raise
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+    finally:
+        discard(temp)
+        if saved:
+            discard(old)
+
+
+def _write_new(path: str, data: bytes) -> None:
+    fd = syscalls.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        write_all(fd, data, 0)
+        syscalls.disk.fsync(fd)
+    finally:
+        syscalls.disk.close(fd)
+
+
+def _keep_old(target: str, name: str) -> bool:
+    """Give the old file a second name, to go back to it. False: there is none, or no hard links here."""
+    try:
+        syscalls.disk.link(target, name)
+    except OSError:
+        return False
+    return True
+
+
+def _put_back(path: str | os.PathLike[str], target: str, old: str, saved: bool, cause: OSError) -> None:
+    """The rename was done but may not last: the caller will be told that nothing changed, so undo it."""
+    try:
+        if saved:
+            syscalls.disk.rename(old, target)
+        else:
+            syscalls.disk.unlink(target)
+    except OSError:
+        raise StorageError(
+            f"{os.fspath(path)} holds the new content, but the disk could not confirm it "
+            f"({cause.strerror or cause}): check the disk."
+        ) from cause
+
+
+def _temp_name(target: str) -> str:
+    directory, name = os.path.split(target)
+    return os.path.join(directory, f".{name}.{secrets.token_hex(6)}.tmp")
+
+
+def discard(path: str | os.PathLike[str]) -> None:
+    """Remove a file of which nothing depends; that it is not there, or stays, is no error."""
+    with contextlib.suppress(OSError):
+        syscalls.disk.unlink(os.fspath(path))
+
+
+def rename_durably(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Rename within one directory and sync it. The caller has synced the content of ``source``."""
+    try:
+        syscalls.disk.rename(os.fspath(source), os.fspath(target))
+        syscalls.disk.fsync_dir(os.path.dirname(os.path.abspath(target)))
+    except OSError as error:
+        raise storage_error("replace", target, error) from error
+
+
+def sweep_temps(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed process left beside the file: it may hold secrets. Recent ones may be in use."""
+    directory, name = os.path.split(os.path.realpath(path))
+    oldest = time.time() - STALE_TEMP_S
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            ours = entry.name.startswith(f".{name}.") and entry.name.endswith(".tmp")
+            if ours and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                discard(entry.path)
+
+
+class AppendFile:
+    """A file that only grows at its end, by steps that are durable when ``append`` returns.
+
+    Not thread-safe: the store that owns it holds its lock. ``length`` is the known good length: what lies
+    beyond it is never acknowledged, and is cut off before anything is appended.
+    Cannot promise: that another program leaves the file alone (it is noticed at the next append, not before).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open, or create durably with mode 0600. Raises StorageError."""
+        self.path = os.fspath(path)
+        self._dirty = False
+        try:
+            self._fd = self._open()
+            info = os.fstat(self._fd)
+            if not stat.S_ISREG(info.st_mode):
+                syscalls.disk.close(self._fd)
+                raise StorageError(f"Cannot append to {self.path}: it is not a regular file.")
+            if info.st_mode & 0o077:  # made by hand or unpacked: tighten, where the file system knows modes
+                with contextlib.suppress(OSError):
+                    os.fchmod(self._fd, 0o600)
+        except OSError as error:
+            raise storage_error("open", self.path, error) from error
+        self.length = info.st_size
+
+    def _open(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return syscalls.disk.open(self.path, os.O_RDWR)
+        fd = syscalls.disk.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            syscalls.disk.fsync_dir(os.path.dirname(os.path.abspath(self.path)))
+        except OSError:
+            syscalls.disk.close(fd)
+            raise
+        return fd
+
+    def append(self, chunks: Iterable[bytes]) -> int:
+        """Add the chunks as one step and sync. Returns the offset of the first byte.
+
+        On failure StorageError, and the file is cut back to where it was (if that fails too, before the next
+        append). After a failed sync the kernel may have dropped the data while reads still show it, so it is
+        never synced again in the hope that it works: it is cut off and would be written anew.
+        """
+        data = b"".join(chunks)
+        self._settle()
+        start = self.length
+        self._dirty = True  # also when a signal handler's exception ends this half way
+        try:
+            write_all(self._fd, data, start)
+            syscalls.disk.fsync(self._fd)
+        except OSError as error:
+            with contextlib.suppress(StorageError):
+                self._settle()
+            raise storage_error("append to", self.path, error) from error
+        self._dirty = False
+        self.length = start + len(data)
+        return start
+
+    def cut(self, length: int) -> None:
+        """Drop what lies behind ``length`` (a torn last line), durably. Raises StorageError."""
+        self.length = length
+        self._dirty = True
+        self._settle()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``; fewer at the end of the file. Safe from any thread."""
+        try:
+            parts = []
+            while size > 0 and (part := os.pread(self._fd, size, offset)):
+                parts.append(part)
+                offset += len(part)
+                size -= len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        except OSError as error:
+            raise storage_error("read", self.path, error) from error
+
+    def _settle(self) -> None:
+        """Be sure that the file is ours and ends where we think, or raise StorageError."""
+        if self._fd < 0:
+            raise StorageError(f"Cannot append to {self.path}: it is closed.")
+        try:
+            if self._dirty:
+                if os.fstat(self._fd).st_size > self.length:
+                    syscalls.disk.truncate(self._fd, self.length)
+                    syscalls.disk.fsync(self._fd)
+                self._dirty = False
+            mine, there = os.fstat(self._fd), os.stat(self.path)
+        except FileNotFoundError:
+            raise StorageError(f"{self.path} was removed while in use: restart the program.") from None
+        except OSError as error:
+            raise storage_error("append to", self.path, error) from error
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            raise StorageError(f"{self.path} was replaced while in use: restart the program.")
+        if mine.st_size != self.length:
+            changed = "shrank" if mine.st_size < self.length else "was written to by another program"
+            raise StorageError(f"{self.path} {changed} while in use: restart the program.")
+
+    def close(self) -> None:
+        """Close it; what was appended is safe already. Closing twice is allowed."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                syscalls.disk.close(fd)

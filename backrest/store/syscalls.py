@@ -1,0 +1,120 @@
+"""The only place that changes the file system, one method for each system call.
+
+Every change that the stores make goes through the one module-level object ``disk``, so that a test can put
+another in its place that records each step, fails one of them, or stops the world between two. Look it up as
+``syscalls.disk`` at each use, never import the object itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from backrest.errors import StorageError
+
+# No whole-file state of ours comes near this; a path given by mistake (a disk image) must not fill memory.
+MAX_WHOLE_FILE = 64 << 20
+
+
+class Disk:
+    """The system calls that change the file system, one method for each; see the module's text."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def fsync(self, fd: int) -> None:
+        """Ask for the data to be on the medium. Cannot promise: a drive that lies about its cache."""
+        full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: a plain fsync stops at the drive's cache
+        if full is not None:
+            fcntl.fcntl(fd, full)
+        else:
+            os.fsync(fd)
+
+    def fsync_dir(self, path: str) -> None:
+        """Make the names in a directory durable. Cannot promise: file systems that refuse it."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: str, mode: int = 0o700) -> None:
+        os.mkdir(path, mode)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+
+disk = Disk()
+
+_REASONS = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EIO: "the disk reported an input/output error",
+    errno.EISDIR: "it is a directory",
+    errno.ELOOP: "its symbolic links go in a circle",
+}
+
+
+def storage_error(action: str, path: str | os.PathLike[str], error: OSError) -> StorageError:
+    """One sentence for a failed system call: what was tried, on which path, and why it failed."""
+    reason = _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "unknown error").lower()
+    return StorageError(f"Cannot {action} {os.fspath(path)}: {reason}.")
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of it at the offset: a single write call may store less than it was given."""
+    view = memoryview(data)
+    while view:
+        count = disk.write(fd, view, offset)
+        if count <= 0:
+            raise OSError(errno.EIO, "nothing was written")
+        view = view[count:]
+        offset += count
+
+
+def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> bytes:
+    """The whole content. FileNotFoundError when it is absent; StorageError for what is no plain file,
+    cannot be read, or exceeds the limit."""
+    try:
+        # O_NONBLOCK: a named pipe put in the place of a file must not hold the program up.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+    with open(fd, "rb") as file:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise StorageError(f"Cannot read {os.fspath(path)}: it is {kind}.")
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise storage_error("read", path, error) from error
+    if len(data) > limit:
+        raise StorageError(f"Cannot read {os.fspath(path)}: it is larger than {limit >> 20} MiB.")
+    return data
