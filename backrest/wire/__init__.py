@@ -1,8 +1,9 @@
 """The messages of the sync protocol, the configuration and the operation history; no logic.
 
-Use the names exported here: ``config`` (v1.Config, Repo, Plan, Multihost, ...), ``operations`` (v1.Operation,
-...), ``restic``, ``crypto``, ``service`` (admin API), ``auth``, ``sync`` (v1sync.SyncStreamItem, PeerState, ...)
-and ``types``. The .proto files stand beside the generated code; ``scripts/gen-proto`` makes it again.
+Use the names exported here: ``config`` (v1.Config, Repo, Plan, Multihost, ...), ``operations``
+(v1.Operation, ...), ``restic``, ``crypto``, ``service`` (admin API), ``auth``, ``sync``
+(v1sync.SyncStreamItem, PeerState, ...) and ``types``. The .proto files stand beside the generated code, which
+``scripts/gen-proto`` makes again; the JSON form of the messages is in codec.py.
 """
 
 from backrest.wire.types import value_pb2 as types
