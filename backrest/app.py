@@ -1,0 +1,179 @@
+"""The daemon: one nursery that holds the sync port, the admin socket, the clients and the engine.
+
+Start: lock, self-test, stores, then what listens, then what dials. Stop (SIGTERM, SIGINT): the sessions say goodbye, what
+listens closes, the stores are written back; all within STOP_S. SIGHUP reads the configuration again. A failure in one
+peer ends that peer's session; what ends the daemon is a failure of the whole (a port that is taken).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+
+import trio
+
+from backrest.admin.context import Context, Daemon
+from backrest.admin.instance import init
+from backrest.admin.server import admin_app
+from backrest.admin.settings import Settings
+from backrest.crypto import mlkem
+from backrest.engine import Engine
+from backrest.errors import BackrestError, StorageError, UserError
+from backrest.net.connect import ConnectApp, Stream
+from backrest.net.h2server import TlsFiles, serve
+from backrest.protocol.session import Limits
+from backrest.store.audit import AuditLog
+from backrest.store.config import ConfigStore
+from backrest.store.files import DirLock, Paths
+from backrest.store.oplog import OpLog
+from backrest.store.peers import PeerStore
+from backrest.sync.client import SYNC_PATH, Clients, dialer
+from backrest.sync.hub import Hub
+from backrest.sync.link import Signal
+from backrest.sync.watch import ConfigWatch, waking
+
+log = logging.getLogger("backrest")
+
+STOP_S = 5.0  # what systemd's and Docker's users expect; both kill after 10 s or more
+GRACE_S = 4.0  # of these for open connections
+PEERS_WRITTEN_EVERY_S = 1.0  # a thousand heartbeats a minute are sixty writes, not a thousand
+COMPACT_CHECK_S = 60.0
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal ends it. Raises BackrestError for what keeps it from starting."""
+    mlkem.self_test()
+    paths = Paths(settings.config_file, settings.data_dir)
+    with DirLock(paths):
+        with Context(paths) as context:
+            if not context.config.current.instance or not context.config.current.multihost.identity.keyid:
+                init(context, instance_id=settings.instance_id)
+        config = ConfigStore.open(paths.config_file)
+        oplog = OpLog.open(paths.oplog)
+        try:
+            peers = PeerStore.open(paths.peers)
+            try:
+                trio.run(partial(_Daemon(settings, paths, config, oplog, peers).main))
+            except* BackrestError as group:
+                raise _first(group) from None
+            finally:
+                peers.flush()
+        finally:
+            oplog.close()
+
+
+def _first(group: BaseExceptionGroup[BackrestError]) -> BackrestError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, BackrestError)
+    return error
+
+
+class _Daemon:
+    """What runs side by side, and the order in which it starts and stops."""
+
+    def __init__(
+        self, settings: Settings, paths: Paths, config: ConfigStore, oplog: OpLog, peers: PeerStore
+    ) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._config = config
+        self._oplog = oplog
+        self._peers = peers
+        self._audit = AuditLog.open(paths.audit)
+        self._engine = Engine(paths, config, oplog, restic_command=settings.restic_command)
+        self._watch = ConfigWatch(config)
+        limits = Limits(heartbeat_s=settings.heartbeat_s)
+        parts = {"config": config, "oplog": oplog, "peers": peers, "watch": self._watch, "limits": limits}
+        self._hub = Hub(**parts, audit=self._audit, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
+        self._clients = Clients(**parts, dial=dialer(settings.ca_file))  # type: ignore[arg-type]
+        self._stopping = trio.Event()
+
+    async def main(self) -> None:
+        await trio.to_thread.run_sync(self._engine.recover)
+        with (
+            self._watch.running(),
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+        ):
+            async with trio.open_nursery() as servers:
+                addresses = await self._listen(servers)
+                await self._serve_admin(servers, addresses)
+                async with trio.open_nursery() as background:
+                    for task in (self._clients.run, self._write_peers, self._compact):
+                        background.start_soon(task)
+                    await self._until_told_to_stop(signals)
+                    log.info("stopping")
+                    servers.cancel_scope.deadline = trio.current_time() + STOP_S
+                    self._hub.end_all("the hub is shutting down")
+                    self._stopping.set()
+                    background.cancel_scope.cancel()
+
+    async def _listen(self, nursery: trio.Nursery) -> list[str]:
+        tls = None
+        if self._settings.tls_cert is not None and self._settings.tls_key is not None:
+            tls = TlsFiles(self._settings.tls_cert, self._settings.tls_key)
+        app = ConnectApp({SYNC_PATH: Stream(self._hub.serve)})
+        bound = await nursery.start(
+            partial(serve, app, binds=self._settings.binds, tls=tls, shutdown=self._stopping, grace_s=GRACE_S)
+        )
+        scheme = "http" if tls is None else "https"
+        addresses = [f"{scheme}://{_host(host)}:{port}" for host, port in bound]
+        for address in addresses:
+            log.info("listening on %s", address)
+        return addresses
+
+    async def _serve_admin(self, nursery: trio.Nursery, addresses: list[str]) -> None:
+        daemon = Daemon(pid=os.getpid(), started_ms=int(time.time() * 1000), addresses=tuple(addresses))
+        context = Context(
+            self._paths,
+            config=self._config,
+            oplog=self._oplog,
+            peers=self._peers,
+            audit=self._audit,
+            engine=self._engine,
+            daemon=daemon,
+            ca_file=self._settings.ca_file,
+        )
+        socket = f"unix:{self._paths.socket}"
+        await nursery.start(
+            partial(serve, admin_app(context), binds=[socket], shutdown=self._stopping, grace_s=GRACE_S)
+        )
+
+    async def _until_told_to_stop(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number != signal.SIGHUP:
+                return
+            try:
+                changed = await trio.to_thread.run_sync(self._config.reload)
+                log.info("configuration read again: %s", "changed" if changed else "as before")
+            except (UserError, StorageError) as error:
+                log.error("the configuration was not read again, the one in force stays: %s", error)
+
+    async def _write_peers(self) -> None:
+        """Write the peers' states soon after they changed, however often they change."""
+        signal_ = Signal()
+        with waking(self._peers.subscribe, signal_):
+            while True:
+                await signal_.wait()
+                await trio.sleep(PEERS_WRITTEN_EVERY_S)
+                try:
+                    await trio.to_thread.run_sync(self._peers.flush)
+                except StorageError as error:
+                    log.error("%s", error)  # a cache of states: the next change tries again
+
+    async def _compact(self) -> None:
+        while True:
+            await trio.sleep(COMPACT_CHECK_S)
+            try:
+                await trio.to_thread.run_sync(self._oplog.maybe_compact)
+            except StorageError as error:
+                log.error("the operation log was not compacted: %s", error)
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,206 @@
+"""What a ``set_config`` of the other side changes here: each item judged alone, what passes applied together.
+
+Facts: PROTOCOL.md section 8. Pure: works on a copy of the configuration that the store hands to it; the store
+validates the result and writes it, or nothing. Nobody's refusal ends the session, or the two would meet the same
+refusal at every reconnect, for ever.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from backrest import wire
+from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, Grants
+from backrest.store.mask import unmask_plan, unmask_repo
+
+Config = wire.config.Config
+Repo = wire.config.Repo
+SetConfig = wire.sync.SyncStreamItem.SyncActionSetConfig
+
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a push: ``applied`` and ``refused`` hold one sentence each, in the order of the items."""
+
+    applied: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    changed: bool = False
+
+
+def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: SetConfig) -> Report:
+    """Apply what ``peer``'s permissions (our entry for it) allow to ``config``, in place.
+
+    ``report.changed`` is False when the configuration is as it was: then write nothing.
+    """
+    before = config.SerializeToString(deterministic=True)
+    report = Report()
+    grants = Grants(peer.permissions)
+    for plan in message.plans:
+        _set_plan(config, grants, plan, report)
+    for repo in message.repos:
+        _set_repo(config, peer.instance_id, grants, repo, report)
+    for plan_id in message.plans_to_delete:
+        _delete_plan(config, grants, plan_id, report)
+    for repo_id in message.repos_to_delete:
+        _delete_repo(config, grants, repo_id, report)
+    report.changed = config.SerializeToString(deterministic=True) != before
+    return report
+
+
+def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Report) -> None:
+    here = next((p for p in config.plans if p.id == plan.id), None)
+    allowed = grants.plan(plan.id, plan.repo, READ_WRITE_CONFIG)
+    if here is not None:  # else a plan limited to one repo could be moved in from another
+        allowed = allowed and grants.plan(here.id, here.repo, READ_WRITE_CONFIG)
+    if not allowed:
+        report.refused.append(f"plan {plan.id!r}: READ_WRITE_CONFIG is not granted for it")
+        return
+    new = unmask_plan(plan, here)
+    if here is None:
+        config.plans.append(new)
+        report.applied.append(f"plan {plan.id!r} added")
+    elif here != new:
+        here.CopyFrom(new)
+        report.applied.append(f"plan {plan.id!r} changed")
+
+
+def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: Report) -> None:
+    if not repo.guid:
+        report.refused.append(f"repo {repo.id!r}: it has no guid")
+        return
+    here = next((r for r in config.repos if r.guid == repo.guid), None)
+    may_write = grants.repo(repo.id, READ_WRITE_CONFIG) and (
+        here is None or grants.repo(here.id, READ_WRITE_CONFIG)
+    )
+    claims_origin = bool(repo.origin_instance_id)
+    if here is not None and not here.origin_instance_id:  # a local repo of the same guid
+        if not may_write:
+            report.refused.append(f"repo {repo.id!r}: a local repo ({here.id!r}) has the same guid")
+        else:
+            _write_repo(config, here, repo, "", report)
+        return
+    if here is not None and here.origin_instance_id != sender:
+        report.refused.append(f"repo {repo.id!r}: it is already shared by {here.origin_instance_id!r}")
+        return
+    if grants.has(RECEIVE_SHARED_REPOS) and (claims_origin or here is not None or not may_write):
+        new = Repo()
+        new.CopyFrom(repo)
+        if not may_write and _address_runs_program(new.uri):
+            report.refused.append(f"repo {repo.id!r}: its address would run a program here")
+            return
+        dropped = [] if may_write else strip_programs(new)
+        if dropped:
+            report.refused.append(f"repo {repo.id!r}: taken without {', '.join(dropped)}, which would run programs here")
+        _write_repo(config, here, new, sender, report)
+    elif may_write:
+        _write_repo(config, here, repo, sender if here is not None or claims_origin else "", report)
+    else:
+        report.refused.append(f"repo {repo.id!r}: RECEIVE_SHARED_REPOS is not granted to {sender!r}")
+
+
+def _write_repo(config: Config, here: Repo | None, repo: Repo, origin: str, report: Report) -> None:
+    other = next((r for r in config.repos if r is not here and r.id == repo.id), None)
+    if other is None:
+        other = next((r for r in config.repos if r is not here and r.uri == repo.uri), None)
+    if other is not None:
+        what = "id" if other.id == repo.id else "address"
+        report.refused.append(f"repo {repo.id!r}: the repo {other.id!r} here has the same {what}")
+        return
+    new = unmask_repo(repo, here)
+    new.origin_instance_id = origin
+    if here is None:
+        config.repos.append(new)
+        report.applied.append(f"repo {repo.id!r} added")
+    elif here != new:
+        if here.id != new.id:  # the plans here know it by the old id
+            for plan in config.plans:
+                if plan.repo == here.id:
+                    plan.repo = new.id
+        here.CopyFrom(new)
+        report.applied.append(f"repo {repo.id!r} changed")
+
+
+def _delete_plan(config: Config, grants: Grants, plan_id: str, report: Report) -> None:
+    here = next((p for p in config.plans if p.id == plan_id), None)
+    if here is None:
+        return  # deleting what is not there may be repeated safely
+    if not grants.plan(plan_id, here.repo, READ_WRITE_CONFIG):
+        report.refused.append(f"plan {plan_id!r}: READ_WRITE_CONFIG is not granted to delete it")
+        return
+    config.plans.remove(here)
+    report.applied.append(f"plan {plan_id!r} deleted")
+
+
+def _delete_repo(config: Config, grants: Grants, repo_id: str, report: Report) -> None:
+    here = next((r for r in config.repos if r.id == repo_id), None)
+    if here is None:
+        return
+    if not grants.repo(repo_id, READ_WRITE_CONFIG):
+        report.refused.append(f"repo {repo_id!r}: READ_WRITE_CONFIG is not granted to delete it")
+        return
+    users = [plan.id for plan in config.plans if plan.repo == repo_id]
+    if users:
+        report.refused.append(f"repo {repo_id!r}: still used by plan {', '.join(map(repr, users))}")
+        return
+    config.repos.remove(here)
+    report.applied.append(f"repo {repo_id!r} deleted")
+
+
+def strip_programs(repo: Repo) -> list[str]:
+    """Take out of a pushed repo what would run programs on this machine (W-01); returns what was taken out.
+
+    Attack: a hub that may only share repos pushes one whose hook, password command or ``-o sftp.command=``
+    is a shell command.
+    """
+    dropped: list[str] = []
+    if repo.hooks:
+        del repo.hooks[:]
+        dropped.append("its hooks")
+    if repo.HasField("command_prefix"):
+        repo.ClearField("command_prefix")
+        dropped.append("its command prefix")
+    keep = [entry for entry in repo.env if not _runs_program(entry)]
+    if len(keep) != len(repo.env):
+        dropped.append(_names(entry.partition("=")[0] for entry in repo.env if _runs_program(entry)))
+        repo.env[:] = keep
+    flags = [flag for flag in repo.flags if not _names_program(flag)]
+    if len(flags) != len(repo.flags):
+        repo.flags[:] = flags
+        dropped.append("flags that name programs")
+    return dropped
+
+
+def _runs_program(entry: str) -> bool:
+    name = entry.partition("=")[0].strip().upper()
+    # *_COMMAND is restic's and rclone's; the loader's and shells' variables make any program run another's code.
+    return (
+        name.endswith("_COMMAND")
+        or name.startswith(("LD_", "DYLD_", "RCLONE_"))
+        or name in {"PATH", "BASH_ENV", "ENV", "SHELL", "GODEBUG"}
+    )
+
+
+def _names_program(flag: str) -> bool:
+    try:
+        words = shlex.split(flag)
+    except ValueError:
+        return True  # what cannot be split cannot be judged
+    # -o joins with its value and with other one-letter flags ("-qo", "-osftp.command=x").
+    return any(
+        word.startswith(("--password-command", "--option")) or (word[:1] == "-" and word[:2] != "--" and "o" in word)
+        for word in words
+    )
+
+
+def _address_runs_program(uri: str) -> bool:
+    # ssh takes a host that begins with "-" as an option (ProxyCommand); rclone takes whole backends, ssh command
+    # included, from a remote that begins with ":" ("rclone::sftp,ssh=...:").
+    rest = uri.removeprefix("sftp:").removeprefix("//")
+    return uri.startswith(("-", "rclone::")) or (uri.startswith("sftp:") and rest.rpartition("@")[2].startswith("-"))
+
+
+def _names(names: Iterable[str]) -> str:
+    return "environment " + ", ".join(sorted(set(names)))

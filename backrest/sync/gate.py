@@ -1,0 +1,135 @@
+"""Who may make the hub work before it is known: places for unauthenticated streams, and limits on failed pairings.
+
+All by the caller's clock; nothing here waits longer than the handshake deadline of the stream itself. The bounds are
+DESIGN.md's ("Limits"); the attacks are a flood of silent streams (W-57) and guessing of pairing secrets (W-47).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+UNKNOWN_TOTAL = 64  # each costs a KEM and a signature check, 1 ms of CPU: 64 are settled within a tenth of a second
+UNKNOWN_PER_ADDRESS = 8  # one address cannot take all places
+FAILURES_PER_ADDRESS = 10  # wrong secrets a minute; a person mistypes twice
+FAILURES_TOTAL = 100  # an attacker with many addresses
+FAILURE_WINDOW_S = 60.0
+ADDRESSES_REMEMBERED = 10_000  # IPv6 gives an attacker any number of addresses: the table must not grow with them
+
+
+class Gate:
+    """Places for streams whose peer is not known yet. What exceeds the bounds waits its turn."""
+
+    def __init__(self, total: int = UNKNOWN_TOTAL, per_address: int = UNKNOWN_PER_ADDRESS) -> None:
+        self._total = trio.Semaphore(total)
+        self._per_address = per_address
+        self._addresses: dict[str, trio.Semaphore] = {}
+        self._users: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def place(self, address: str) -> AsyncIterator[Place]:
+        """Wait for a place for ``address``, and hold it until the block ends or ``Place.leave()`` is called."""
+        mine = self._addresses.setdefault(address, trio.Semaphore(self._per_address))
+        self._users[address] = self._users.get(address, 0) + 1
+        place = Place(self._total, mine)
+        try:
+            await mine.acquire()  # first its own: waiting for the other addresses' places must not take one of them
+            try:
+                await self._total.acquire()
+            except BaseException:
+                mine.release()
+                raise
+            place.held = True
+            yield place
+        finally:
+            place.leave()
+            self._users[address] -= 1
+            if not self._users[address]:
+                del self._users[address], self._addresses[address]
+
+
+class Place:
+    """One stream's place; left as soon as its peer is known."""
+
+    def __init__(self, total: trio.Semaphore, mine: trio.Semaphore) -> None:
+        self._semaphores = (total, mine)
+        self.held = False
+
+    def leave(self) -> None:
+        if self.held:
+            self.held = False
+            for semaphore in self._semaphores:
+                semaphore.release()
+
+
+class FailureLimit:
+    """Failed pairings in the last minute, for each address and in all."""
+
+    def __init__(self, per_address: int = FAILURES_PER_ADDRESS, total: int = FAILURES_TOTAL) -> None:
+        self._per_address = per_address
+        self._total = total
+        self._all: deque[float] = deque()
+        self._addresses: dict[str, deque[float]] = {}
+
+    def refused(self, address: str, now: float) -> bool:
+        """Whether a pairing from ``address`` is refused unseen, because too many failed in the last minute."""
+        mine = self._addresses.get(address)
+        return _count(self._all, now) >= self._total or (mine is not None and _count(mine, now) >= self._per_address)
+
+    def failed(self, address: str, now: float) -> Callable[[], None]:
+        """Count a failure; the result takes it back."""
+        self._all.append(now)
+        if address not in self._addresses and len(self._addresses) >= ADDRESSES_REMEMBERED:
+            self._addresses = {a: times for a, times in self._addresses.items() if _count(times, now)}
+        if len(self._addresses) < ADDRESSES_REMEMBERED:  # beyond that the total still holds
+            self._addresses.setdefault(address, deque()).append(now)
+        return lambda: self._take_back(address, now)
+
+    def _take_back(self, address: str, now: float) -> None:
+        for times in (self._all, self._addresses.get(address)):
+            if times and now in times:
+                times.remove(now)
+
+
+def _count(times: deque[float], now: float) -> int:
+    while times and times[0] <= now - FAILURE_WINDOW_S:
+        times.popleft()
+    return len(times)
+
+
+def client_address(peer: str, headers: Mapping[str, str], trusted: Sequence[str] = ()) -> str:
+    """Whose address counts: the last X-Forwarded-For entry when the connection comes from loopback or a trusted
+    proxy (address or network), else the socket's.
+
+    The last entry is the one our proxy wrote; those before it are what its client claimed.
+    """
+    forwarded = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    if not forwarded or not _is_trusted(peer, trusted):
+        return peer
+    try:
+        return str(ipaddress.ip_address(forwarded))
+    except ValueError:
+        return peer
+
+
+def _is_trusted(peer: str, trusted: Sequence[str]) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer == ""  # a Unix socket: only this user's processes reach it
+    return address.is_loopback or any(address in ipaddress.ip_network(entry, strict=False) for entry in trusted)
+
+
+def limit_key(address: str) -> str:
+    """The unit that is limited: an IPv4 address, or an IPv6 /64 (what one household or server gets)."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
+    return str(ip)

@@ -1,0 +1,277 @@
+"""The hub: who is let in, pairing, and the live sessions, one for each client.
+
+A stream passes the gate, proves who it is within its 15 s, is let in, paired or refused, and then belongs to an
+Inbound. A failure in one session ends that session. Facts: PROTOCOL.md sections 3 to 5.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import trio
+
+from backrest import wire
+from backrest.crypto.identity import Identity
+from backrest.errors import BackrestError, Code, Fault, PeerError
+from backrest.protocol import events
+from backrest.protocol.session import Limits, Role, Session
+from backrest.store.audit import AuditLog
+from backrest.store.config import ConfigStore
+from backrest.store.oplog import OpLog
+from backrest.store.peers import PeerStore
+from backrest.sync import pairing
+from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
+from backrest.sync.inbound import Inbound
+from backrest.sync.link import Link, Stream
+from backrest.sync.watch import ConfigWatch
+
+log = logging.getLogger("backrest.sync")
+
+STALLED_AFTER_S = 600.0  # a client that reads nothing for this long is ended (DESIGN.md, Limits)
+REFUSALS_AUDITED = 100  # a minute: strangers must not be able to fill the disk with their refusals
+
+Config = wire.config.Config
+Peer = wire.config.Multihost.Peer
+
+
+class InboundStream(Stream, Protocol):
+    """What the hub needs to know of an HTTP stream besides its bytes (net.connect.ConnectStream has it)."""
+
+    @property
+    def codec(self) -> str: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def client(self) -> str: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+
+
+class Hub:
+    """Serves the sync streams of this instance's authorized clients."""
+
+    def __init__(
+        self,
+        *,
+        config: ConfigStore,
+        oplog: OpLog,
+        peers: PeerStore,
+        audit: AuditLog,
+        watch: ConfigWatch,
+        limits: Limits | None = None,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
+        self.oplog = oplog
+        self.peers = peers
+        self.watch = watch
+        self._config = config
+        self._audit = audit
+        self._limits = limits or Limits()
+        self._trusted = trusted_proxies
+        self._gate = Gate()
+        self._failures = FailureLimit()
+        self._refusals = FailureLimit(per_address=REFUSALS_AUDITED, total=REFUSALS_AUDITED)
+        self._live: dict[str, Inbound] = {}
+        self._links: set[Link] = set()
+        self._storing: dict[str, trio.Lock] = {}
+        self._refused: dict[str, tuple[bytes, dict[int, int]]] = {}
+
+    async def serve(self, stream: InboundStream) -> None:
+        """Handle one stream from its opening to its end; never raises for what the other side does."""
+        address = client_address(stream.client, stream.headers, self._trusted)
+        opened = trio.current_time()
+        with trio.CancelScope(deadline=opened + self._limits.handshake_s) as waiting:
+            async with self._gate.place(limit_key(address)) as place:
+                waiting.deadline = math.inf
+                await self._serve(stream, address, opened, place)
+
+    async def _serve(self, stream: InboundStream, address: str, opened: float, place: Place) -> None:
+        config = self.watch.current
+        try:
+            identity = Identity.from_proto(config.multihost.identity)
+        except ValueError:
+            log.error("no sync session can be served: this instance has no valid identity ('backrest init' makes one)")
+            return
+        session = Session(
+            Role.HUB,
+            identity=identity,
+            instance_id=config.instance,
+            now=opened,
+            codec=stream.codec,
+            encoding=stream.encoding,
+            limits=self._limits,
+        )
+        link = Link(session, stream, stalled_after=STALLED_AFTER_S)
+        client: Inbound | None = None
+
+        async def handle(event: events.Event) -> None:
+            nonlocal client
+            if isinstance(event, events.PeerIdentified):
+                entry = await self._identify(event, address)
+                client = Inbound(self, link, entry)
+                kept = session.accept()
+                place.leave()
+                self._arrived(client, entry, address)
+                link.spawn(client.store)
+                link.spawn(client.follow_config)
+                link.flush()
+                for early in kept:
+                    await handle(early)
+            elif client is not None:
+                await client.handle(event)
+
+        error: BackrestError | None = None
+        self._links.add(link)
+        try:
+            await link.run(handle)
+        except BackrestError as problem:
+            error = problem
+        finally:
+            self._links.discard(link)
+            if client is not None:
+                self._left(client, error)
+        if error is not None and client is None:
+            log.info("a stream from %s ended before its peer was let in: %s", address or "the local socket", error)
+
+    def end_all(self, message: str) -> None:
+        """End every session, known or not, with ``message``."""
+        for link in tuple(self._links):
+            link.end(code=Code.UNAVAILABLE, message=message)
+
+    async def _identify(self, peer: events.PeerIdentified, address: str) -> Peer:
+        """Our entry for a peer that proved its key; raises PeerError when it is not let in."""
+        config = self.watch.current
+        for entry in config.multihost.authorized_clients:
+            if entry.keyid == peer.keyid:
+                if entry.instance_id == peer.instance_id:
+                    return entry
+                raise await self._refuse(
+                    peer,
+                    address,
+                    pairing.refusal(
+                        f"this key is authorized as {entry.instance_id!r}, not as {peer.instance_id!r}: "
+                        "a client whose instance id was changed must be removed on the hub and paired again"
+                    ),
+                )
+        if not peer.pairing_secret:
+            raise await self._refuse(
+                peer, address, pairing.refusal("this client is not authorized on the hub: pair it with a token")
+            )
+        if self._failures.refused(limit_key(address), trio.current_time()):
+            raise await self._refuse(
+                peer, address, pairing.refusal("too many failed pairings: try again in a minute")
+            )
+        return await self._pair(peer, address)
+
+    async def _pair(self, peer: events.PeerIdentified, address: str) -> Peer:
+        label = ""
+
+        def change(config: Config) -> bool:
+            nonlocal label
+            label = pairing.pair(config, peer, int(time.time()))
+            return True
+
+        # Counted before the attempt and taken back after a success: attempts side by side cannot all slip through.
+        undo = self._failures.failed(limit_key(address), trio.current_time())
+        try:
+            config = await trio.to_thread.run_sync(self._config.transform, change)
+        except PeerError as refusal:
+            raise await self._refuse(peer, address, refusal) from None
+        undo()
+        await self._record(
+            "paired", keyid=peer.keyid, instance=peer.instance_id, address=address, token=label
+        )
+        log.info("%s paired from %s with token %r", peer.instance_id, address or "the local socket", label)
+        entry = next((e for e in config.multihost.authorized_clients if e.keyid == peer.keyid), None)
+        if entry is None:  # removed again by an admin in the same instant
+            raise pairing.refusal("this client was removed from the hub")
+        return entry
+
+    async def _refuse(self, peer: events.PeerIdentified, address: str, refusal: PeerError) -> PeerError:
+        now = trio.current_time()
+        if not self._refusals.refused("", now):
+            self._refusals.failed("", now)
+            await self._record(
+                "refused", keyid=peer.keyid, instance=peer.instance_id, address=address, reason=str(refusal)
+            )
+        return refusal
+
+    async def _record(self, event: str, **fields: str) -> None:
+        await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
+
+    # --- live sessions
+
+    def _arrived(self, client: Inbound, entry: Peer, address: str) -> None:
+        """Show the client as connected, end its older session at once (never waiting for it), say hello."""
+        older = self._live.get(entry.keyid)
+        if older is not None:
+            older.link.end(code=Code.INTERNAL, message="displaced by a newer session of this client")
+        self._live[entry.keyid] = client
+        now_ms = int(time.time() * 1000)
+        self.peers.update(
+            entry.keyid,
+            instance_id=entry.instance_id,
+            role="client",
+            state=wire.sync.CONNECTION_STATE_CONNECTED,
+            message="",
+            since_ms=now_ms,
+            last_heartbeat_ms=now_ms,
+            next_try_ms=0,
+            refused=0,
+        )
+        log.info("%s connected from %s", entry.instance_id, address or "the local socket")
+        client.start()
+
+    def _left(self, client: Inbound, error: BackrestError | None) -> None:
+        """The session is over; what is shown of the client changes only if no newer session has taken over."""
+        if self._live.get(client.keyid) is not client:
+            return
+        del self._live[client.keyid]
+        state, message = _how_it_ended(error)
+        log.info("%s disconnected: %s", client.instance_id, message or "it ended the session")
+        if any(entry.keyid == client.keyid for entry in self.watch.current.multihost.authorized_clients):
+            self.peers.update(client.keyid, state=state, message=message, since_ms=int(time.time() * 1000))
+        else:
+            self.peers.remove(client.keyid)
+
+    def heard_from(self, keyid: str) -> None:
+        self.peers.update(keyid, last_heartbeat_ms=int(time.time() * 1000))
+
+    def authorizes(self, entry: Peer) -> bool:
+        """Whether ``entry`` still stands in the configuration, unchanged."""
+        return any(entry == other for other in self.watch.current.multihost.authorized_clients)
+
+    @asynccontextmanager
+    async def storing(self, keyid: str) -> AsyncIterator[None]:
+        """One at a time for each client: a displaced session cannot overwrite what its successor stores."""
+        lock = self._storing.setdefault(keyid, trio.Lock())
+        async with lock:
+            yield
+
+    def refused(self, entry: Peer) -> dict[int, int]:
+        """(original id, modno) of operations that were refused under these permissions: not asked for again in the
+        life of this process (PROTOCOL.md section 6)."""
+        terms = entry.SerializeToString(deterministic=True)
+        held = self._refused.get(entry.keyid)
+        if held is None or held[0] != terms:
+            held = self._refused[entry.keyid] = (terms, {})
+        return held[1]
+
+    def set_config(self, change: Callable[[Config], bool]) -> Config:
+        """Blocking: the store's transform, for a client that may change this hub's repos and plans."""
+        return self._config.transform(change)
+
+
+def _how_it_ended(error: BackrestError | None) -> tuple[Any, str]:
+    if error is None:
+        return wire.sync.CONNECTION_STATE_DISCONNECTED, ""
+    if isinstance(error, PeerError):
+        if error.fault in (Fault.FRAMING, Fault.RECORD, Fault.ITEM, Fault.KEM, Fault.HANDSHAKE):
+            return wire.sync.CONNECTION_STATE_ERROR_PROTOCOL, str(error)
+        return wire.sync.CONNECTION_STATE_DISCONNECTED, str(error)
+    return wire.sync.CONNECTION_STATE_ERROR_INTERNAL, str(error)

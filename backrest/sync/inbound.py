@@ -1,0 +1,245 @@
+"""One authorized client of this hub, from its acceptance to the end of its stream.
+
+What must stay in order (a manifest, the operations, the deletions) goes through one queue to one task that stores;
+the reader goes on meanwhile, as far as the queue's bound allows. Facts: PROTOCOL.md sections 5 to 7.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from backrest import wire
+from backrest.errors import Code, Fault, PeerError, UserError
+from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
+from backrest.protocol import events, reconcile
+from backrest.store.mask import masked_remote_config
+from backrest.sync import apply, views
+from backrest.sync.link import Link, Signal
+
+if TYPE_CHECKING:
+    from backrest.sync.hub import Hub
+
+log = logging.getLogger("backrest.sync")
+
+QUEUE_BYTES = 8 * 1024 * 1024  # received and not yet stored; then the client waits
+BATCH_OPERATIONS = 4096  # joined into one write and one fsync
+
+Operation = wire.operations.Operation
+Manifest = wire.sync.SyncStreamItem.SyncActionOperationManifest
+
+
+@dataclass(slots=True)
+class _Changes:
+    """Operations to store, then original ids to delete: in this order."""
+
+    upserts: list[Operation] = field(default_factory=list)
+    deletes: list[int] = field(default_factory=list)
+
+
+class Inbound:
+    """The hub's side of one established session."""
+
+    def __init__(self, hub: Hub, link: Link, entry: wire.config.Multihost.Peer) -> None:
+        self.link = link
+        self.keyid = entry.keyid
+        self.instance_id = entry.instance_id
+        self._hub = hub
+        self._entry = entry
+        self._grants = Grants(entry.permissions)
+        self._in_scope: dict[tuple[str, str], bool] = {}
+        self._queue: deque[tuple[int, Manifest | _Changes]] = deque()
+        self._queued_bytes = 0
+        self._work = Signal()
+        self._room = Signal()
+        self._pacer: reconcile.Pacer | None = None
+
+    def start(self) -> None:
+        """Say what every client hears first. Call once, as soon as the session accepted the client."""
+        self._send_view(self._hub.watch.current)
+
+    async def handle(self, event: events.Event) -> None:
+        if isinstance(event, events.HeartbeatReceived):
+            self._hub.heard_from(self.keyid)
+            if self._pacer is not None:
+                self._request(self._pacer.nudge())
+        elif isinstance(event, events.Received):
+            await self._received(event.kind, event.message)
+
+    async def _received(self, kind: str, message: object) -> None:
+        if isinstance(message, Manifest):
+            await self._put(message, message.ByteSize())
+        elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveOperations):
+            await self._operations(message.event)
+        elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveConfig):
+            self._hub.peers.update(self.keyid, remote_config=masked_remote_config(message.config))
+        elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveResources):
+            self._hub.peers.update(
+                self.keyid, known_repos=tuple(message.repos), known_plans=tuple(message.plans)
+            )
+        elif isinstance(message, apply.SetConfig):
+            await self._set_config(message)
+        else:
+            raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a hub does not take {kind}")
+
+    async def _operations(self, event: wire.operations.OperationEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "created_operations":
+            await self._put(_Changes(upserts=list(event.created_operations.operations)), event.ByteSize())
+        elif kind == "updated_operations":
+            await self._put(_Changes(upserts=list(event.updated_operations.operations)), event.ByteSize())
+        elif kind == "deleted_operations":
+            await self._put(_Changes(deletes=list(event.deleted_operations.values)), event.ByteSize())
+        # keep_alive: nothing to do (PROTOCOL.md section 6)
+
+    # --- storing, in order
+
+    async def _put(self, item: Manifest | _Changes, size: int) -> None:
+        while self._queued_bytes > QUEUE_BYTES:
+            await self._room.wait()
+        self._queue.append((size, item))
+        self._queued_bytes += size
+        self._work.set()
+
+    async def store(self) -> None:
+        """The task that stores what was received, for as long as the session lives."""
+        while True:
+            while not self._queue:
+                await self._work.wait()
+            size, item = self._queue.popleft()
+            if isinstance(item, Manifest):
+                await self._reconcile(item)
+            else:
+                size += self._join(item)
+                await self._apply(item)
+            self._queued_bytes -= size
+            self._room.set()
+
+    def _join(self, changes: _Changes) -> int:
+        """Add to ``changes`` what is queued behind and may be stored with it in one go; returns its size."""
+        size = 0
+        while self._queue and len(changes.upserts) < BATCH_OPERATIONS:
+            more_size, more = self._queue[0]
+            if isinstance(more, Manifest) or (changes.deletes and more.upserts):
+                break
+            changes.upserts += more.upserts
+            changes.deletes += more.deletes
+            size += more_size
+            self._queue.popleft()
+        return size
+
+    async def _reconcile(self, manifest: Manifest) -> None:
+        """Compare with what is held: delete what the manifest lacks, ask for what is new or differs."""
+        if not self._grants.has(READ_OPERATIONS):
+            self._hub.peers.update(
+                self.keyid, message="its operations are not kept here: READ_OPERATIONS is not granted to it"
+            )
+            return
+        refused = self._hub.refused(self._entry)
+
+        def compare() -> reconcile.Diff:
+            held = self._hub.oplog.held(self.keyid)
+            return reconcile.diff(manifest.op_ids, manifest.modnos, held, refused)
+
+        diff = await trio.to_thread.run_sync(compare)
+        if diff.delete:
+            await self._apply(_Changes(deletes=list(diff.delete)))
+        log.debug("manifest of %s: %d listed, %d asked for", self.keyid, len(manifest.op_ids), len(diff.request))
+        self._pacer = reconcile.Pacer(diff.request)
+        self._request(self._pacer.next_request())
+
+    async def _apply(self, changes: _Changes) -> None:
+        allowed = [op for op in changes.upserts if self._allowed(op)]
+        refused = self._hub.refused(self._entry)
+        if len(allowed) != len(changes.upserts):
+            out_of_scope = {op.id: op.modno for op in changes.upserts if not self._allowed(op)}
+            refused.update(out_of_scope)
+            log.info("%s: %d operations out of scope were not kept", self._entry.instance_id, len(out_of_scope))
+        async with self._hub.storing(self.keyid):
+            if self.link.over or not self._hub.authorizes(self._entry):
+                return  # displaced or removed while we waited: a newer session or nobody has the say
+            applied = await trio.to_thread.run_sync(
+                self._hub.oplog.apply, self.keyid, allowed, changes.deletes
+            )
+        modnos = {op.id: op.modno for op in allowed}
+        for original_id, reason in applied.invalid:
+            refused[original_id] = modnos.get(original_id, 0)
+            log.warning("%s: operation %d refused: %s", self._entry.instance_id, original_id, reason)
+        if len(allowed) != len(changes.upserts) or applied.invalid:
+            self._hub.peers.update(self.keyid, refused=len(refused))
+        if self._pacer is not None and changes.upserts:
+            self._request(self._pacer.received([op.id for op in changes.upserts]))
+
+    def _allowed(self, op: Operation) -> bool:
+        key = (op.repo_id, op.plan_id)
+        allowed = self._in_scope.get(key)
+        if allowed is None:
+            if len(self._in_scope) > 10_000:  # a hostile client invents names: this is a cache, not a record
+                self._in_scope.clear()
+            allowed = self._in_scope[key] = self._grants.operation(*key)
+        return allowed
+
+    def _request(self, op_ids: list[int]) -> None:
+        if op_ids:
+            self.link.send_now(
+                "request_operation_data", wire.sync.SyncStreamItem.SyncActionRequestOperationData(op_ids=op_ids)
+            )
+
+    # --- configuration
+
+    async def follow_config(self) -> None:
+        """Send the view again after each change; end the session when the change touches the client's own entry."""
+        config = self._hub.watch.current
+        while True:
+            config = await self._hub.watch.changed(config)
+            if not self._hub.authorizes(self._entry):
+                known = any(p.keyid == self.keyid for p in config.multihost.authorized_clients)
+                reason = "its permissions were changed" if known else "it was removed from this hub"
+                code = Code.INTERNAL if known else Code.PERMISSION_DENIED
+                self.link.end(code=code, message=f"the client's session ends: {reason}")
+                return
+            self._send_view(config)
+
+    def _send_view(self, config: wire.config.Config) -> None:
+        item = wire.sync.SyncStreamItem
+        view = views.remote_config(config, self._grants)
+        self.link.send_now("receive_config", item.SyncActionReceiveConfig(config=view))
+        self.link.send_now("receive_resources", views.resources(config, self._grants, views.VIEW_CONFIG))
+        shared = views.shared_repos(config, self._grants)
+        if shared:
+            self.link.send_now("set_config", item.SyncActionSetConfig(repos=shared))
+
+    async def _set_config(self, message: apply.SetConfig) -> None:
+        if not self._grants.has(READ_WRITE_CONFIG):
+            raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, "set_config needs READ_WRITE_CONFIG on this hub")
+        await change_config(self._hub.set_config, self._entry, message)
+
+
+async def change_config(
+    write: Callable[[Callable[[wire.config.Config], bool]], object],
+    entry: wire.config.Multihost.Peer,
+    message: apply.SetConfig,
+) -> apply.Report:
+    """Apply a peer's push through ``write`` (the store's transform), log the outcome, and return it. A result that is
+    not valid changes nothing and becomes a refusal: the session goes on."""
+    report = apply.Report()
+
+    def change(config: wire.config.Config) -> bool:
+        nonlocal report
+        report = apply.apply_set_config(config, entry, message)
+        return report.changed
+
+    try:
+        await trio.to_thread.run_sync(write, change)
+    except UserError as error:
+        report = apply.Report(refused=[f"nothing was applied: {error}"])
+    for sentence in report.applied:
+        log.info("configuration from %s: %s", entry.instance_id, sentence)
+    for sentence in report.refused:
+        log.warning("configuration from %s: %s", entry.instance_id, sentence)
+    return report

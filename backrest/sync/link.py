@@ -1,0 +1,200 @@
+"""One session over one stream, as tasks: reader, writer, clock. The same for both roles.
+
+The reader hands each event to the owner and reads on when the owner has returned: what the owner does not take, the
+peer does not get to send. The writer drains the session's outbox. Whoever ends the session first has the say about
+why; the others are cancelled, what is queued (the hub's end-of-stream message) goes out, and ``run`` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import trio
+
+from backrest.errors import BackrestError, Code, Fault, PeerError
+from backrest.protocol import events
+from backrest.protocol.session import Session
+
+SEND_BYTES = 256 * 1024  # progress of a slow reader is judged in steps of this many bytes
+ROOM_BYTES = 1024 * 1024  # what may wait in the outbox before a sender has to wait
+GOODBYE_S = 3.0  # for what is still queued when the session ends; all of SIGTERM has 5 s (DESIGN.md, Process)
+
+
+class Stream(Protocol):
+    """Bytes both ways. ``receive`` gives b"" at the other side's END_STREAM; both raise OSError or a BackrestError
+    when the stream is gone."""
+
+    async def receive(self) -> bytes: ...
+
+    async def send(self, data: bytes) -> None: ...
+
+
+class Signal:
+    """Wakes whoever waits at that moment. A waiter checks its condition before and after; without an await between
+    check and wait nothing can be missed."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Link:
+    """Runs ``session`` over ``stream``, once. Everything but ``run`` may be called by any task of the event loop."""
+
+    def __init__(self, session: Session, stream: Stream, *, stalled_after: float | None = None) -> None:
+        """``stalled_after``: seconds after which a peer that takes none of what we send is ended, and a bound on what
+        waits for it before its own requests are read. None waits for ever: the reference hub reads nothing while it
+        stores (PROTOCOL.md section 6), and a client goes by silence alone."""
+        self.session = session
+        self.over = False
+        self._stream = stream
+        self._stalled_after = stalled_after
+        self._error: BackrestError | None = None
+        self._queued = Signal()
+        self._room = Signal()
+        self._earlier = Signal()
+        self._asleep_until = math.inf
+        self._tasks: trio.Nursery | None = None
+        self._work = trio.CancelScope()
+        self._writing = trio.CancelScope()
+        self._draining = False
+
+    async def run(self, handle: Callable[[events.Event], Awaitable[None]]) -> None:
+        """Run until the session ends, giving each event to ``handle``.
+
+        Returns after a clean end (theirs, or ``end`` without an error); raises the BackrestError that ended it
+        otherwise. Nothing more is sent when the caller is cancelled.
+        """
+        async with trio.open_nursery() as outer:
+            outer.start_soon(self._write)
+            with self._work:
+                async with trio.open_nursery() as inner:
+                    self._tasks = inner
+                    self.spawn(self._keep_time)
+                    await self._guard(self._read, handle)
+                    inner.cancel_scope.cancel()
+            self._finish(None)
+            self._draining = True
+            self._queued.set()
+            self._writing.deadline = trio.current_time() + GOODBYE_S
+        if self._error is not None:
+            raise self._error
+
+    def spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of the owner's beside the reader: it ends with the session, and its failure ends the session."""
+        if self._tasks is not None and not self.over:
+            self._tasks.start_soon(self._guard, task)
+
+    def end(self, error: BackrestError | None = None, code: Code | None = None, message: str = "") -> None:
+        """End the session from this side: ``error`` is what ``run`` raises; ``code`` and ``message`` go out as the
+        hub's end-of-stream. Only the first end counts."""
+        if not self.over:
+            self.session.end(code, message)
+            self._finish(error)
+
+    def send_now(self, kind: str, message: Any) -> None:
+        """Queue one item, however full the outbox is: for what is small and rare."""
+        if not self.over:
+            self.session.send(kind, message)
+            self._queued.set()
+
+    async def send(self, kind: str, message: Any) -> None:
+        """Queue one item as soon as there is room for it."""
+        await self._wait_for_room()
+        self.send_now(kind, message)
+
+    def flush(self) -> None:
+        """Let the writer and the clock look at the session again, after it was called directly (``accept``)."""
+        self._queued.set()
+        deadline = self.session.deadline
+        if deadline is not None and deadline < self._asleep_until:
+            self._earlier.set()
+
+    def _finish(self, error: BackrestError | None) -> None:
+        if not self.over:
+            self.over = True
+            self._error = error
+            self._work.cancel()
+
+    async def _guard(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run a task of the session: how the first of them fails is how the session ends."""
+        try:
+            await task(*args)
+        except PeerError as error:
+            self.end(error, error.code, str(error))  # does nothing more to a session that raised it itself
+        except BackrestError as error:
+            self.end(error, Code.INTERNAL, "internal error")  # our trouble is not the peer's to read
+        except OSError as error:
+            self._finish(_broke_off(error))
+
+    async def _read(self, handle: Callable[[events.Event], Awaitable[None]]) -> None:
+        while True:
+            if self._stalled_after is not None:
+                await self._wait_for_room()
+            data = await self._stream.receive()
+            now = trio.current_time()
+            found = self.session.receive_data(data, now) if data else self.session.receive_eof(now)
+            self.flush()
+            for event in found:
+                if isinstance(event, events.Ended):
+                    if event.code is None:
+                        self.end()
+                    else:
+                        self.end(PeerError(Fault.ENDED, event.code, event.message))
+                    return
+                await handle(event)
+            if not data:
+                self.end()
+                return
+
+    async def _keep_time(self) -> None:
+        while True:
+            deadline = self.session.deadline
+            if deadline is not None and trio.current_time() >= deadline:
+                self.session.tick(trio.current_time())
+                self._queued.set()
+                continue
+            self._asleep_until = math.inf if deadline is None else deadline
+            with trio.move_on_at(self._asleep_until):
+                await self._earlier.wait()
+
+    async def _write(self) -> None:
+        with self._writing:
+            try:
+                while True:
+                    data = memoryview(self.session.data_to_send())
+                    if data:
+                        for start in range(0, len(data), SEND_BYTES):
+                            await self._send_piece(bytes(data[start : start + SEND_BYTES]))
+                        self._room.set()
+                    elif self._draining:
+                        return
+                    else:
+                        await self._queued.wait()
+            except OSError as error:
+                self._finish(_broke_off(error))
+            except BackrestError as error:
+                self._finish(error)
+
+    async def _send_piece(self, piece: bytes) -> None:
+        limit = math.inf if self._stalled_after is None else self._stalled_after
+        with trio.move_on_after(limit):
+            await self._stream.send(piece)
+            return
+        raise PeerError(Fault.SILENCE, Code.INTERNAL, f"the peer has read nothing for {limit:.0f} s")
+
+    async def _wait_for_room(self) -> None:
+        while self.session.outbox_size > ROOM_BYTES:
+            await self._room.wait()
+
+
+def _broke_off(error: OSError) -> PeerError:
+    return PeerError(Fault.ENDED, Code.UNAVAILABLE, f"the connection broke off: {error}")

@@ -1,0 +1,233 @@
+"""This instance's side of one session with a hub: its view, its history, and what the hub pushes.
+
+One task owns the history: it attaches to the operation log (manifest and changes in one step, so that none slips
+between), announces, and answers requests, in this order of urgency. Changes are kept as ids only, the newest state is
+read when it is sent: a slow hub costs no memory. Facts: PROTOCOL.md sections 5 to 8.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import trio
+
+from backrest import wire
+from backrest.errors import Code, Fault, PeerError
+from backrest.permissions import Grants
+from backrest.protocol import events
+from backrest.store.config import ConfigStore
+from backrest.store.mask import masked_remote_config
+from backrest.store.oplog import Change, OpLog, OpMeta
+from backrest.store.peers import PeerStore
+from backrest.sync import apply, views
+from backrest.sync.inbound import change_config
+from backrest.sync.link import Link, Signal
+from backrest.sync.watch import ConfigWatch
+
+log = logging.getLogger("backrest.sync")
+
+BATCH_OPERATIONS = 512  # in one message, as the reference does
+BATCH_BYTES = 8 * 1024 * 1024  # and no message far above this: the other side's limit is 64 MiB
+REQUESTED_IDS = 4_000_000  # asked for and not yet answered; a hub asks for each operation once
+
+Item = wire.sync.SyncStreamItem
+Operation = wire.operations.Operation
+
+
+class Outbound:
+    """Handles the events of one link to a hub, the known host ``entry``."""
+
+    def __init__(
+        self,
+        link: Link,
+        entry: wire.config.Multihost.Peer,
+        *,
+        config: ConfigStore,
+        watch: ConfigWatch,
+        oplog: OpLog,
+        peers: PeerStore,
+        on_established: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._link = link
+        self._entry = entry
+        self._grants = Grants(entry.permissions)
+        self._config = config
+        self._watch = watch
+        self._oplog = oplog
+        self._peers = peers
+        self._on_established = on_established
+        self._instance = watch.current.instance
+        self._work = Signal()
+        self._lock = threading.Lock()  # over _changes, which the log's committing threads fill
+        self._changes: dict[int, str] = {}
+        self._requested: deque[Sequence[int]] = deque()
+        self._requested_ids = 0
+        self._again = False
+
+    async def handle(self, event: events.Event) -> None:
+        if isinstance(event, events.PeerIdentified):
+            self._send_config(self._watch.current)
+            self._link.spawn(self._follow_config)
+            self._link.spawn(self._share_history)
+        elif isinstance(event, events.Established):
+            await self._on_established()
+        elif isinstance(event, events.HeartbeatReceived):
+            self._peers.update(self._entry.keyid, last_heartbeat_ms=int(time.time() * 1000))
+        elif isinstance(event, events.Received):
+            await self._received(event.kind, event.message)
+
+    async def _received(self, kind: str, message: object) -> None:
+        if isinstance(message, Item.SyncActionRequestOperationData):
+            self._requested_ids += len(message.op_ids)
+            if self._requested_ids > REQUESTED_IDS:
+                raise PeerError(Fault.ITEM, Code.RESOURCE_EXHAUSTED, "the hub asks for more operations than there are")
+            self._requested.append(message.op_ids)
+            self._work.set()
+        elif isinstance(message, Item.SyncActionOperationManifest):
+            self._again = True  # whatever it holds: the hub asks for a fresh one
+            self._work.set()
+        elif isinstance(message, Item.SyncActionRequestResources):
+            self._send_resources(self._watch.current)
+        elif isinstance(message, Item.SyncActionReceiveConfig):
+            self._peers.update(self._entry.keyid, remote_config=masked_remote_config(message.config))
+        elif isinstance(message, Item.SyncActionReceiveResources):
+            self._peers.update(
+                self._entry.keyid, known_repos=tuple(message.repos), known_plans=tuple(message.plans)
+            )
+        elif isinstance(message, apply.SetConfig):
+            report = await change_config(self._config.transform, self._entry, message)
+            self._peers.update(self._entry.keyid, warnings=tuple(report.refused))
+        else:
+            raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a client does not take {kind}")
+
+    # --- our configuration
+
+    async def _follow_config(self) -> None:
+        config = self._watch.current
+        while True:
+            config = await self._watch.changed(config)
+            self._send_config(config)
+
+    def _send_config(self, config: wire.config.Config) -> None:
+        view = views.remote_config(config, self._grants)
+        self._link.send_now("receive_config", Item.SyncActionReceiveConfig(config=view))
+        self._send_resources(config)
+
+    def _send_resources(self, config: wire.config.Config) -> None:
+        resources = views.resources(config, self._grants, views.VIEW_RESOURCES)
+        self._link.send_now("receive_resources", resources)
+
+    # --- our history
+
+    def _sendable(self, op: OpMeta) -> bool:
+        """The one predicate for the manifest, the live changes and the answers: made here, and granted to this hub."""
+        return (
+            not op.original_instance_keyid
+            and op.instance_id == self._instance
+            and self._grants.operation(op.repo_id, op.plan_id)
+        )
+
+    async def _share_history(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def changed(change: Change) -> None:
+            with self._lock:
+                for op_id in change.ids:
+                    self._note(op_id, change.kind)
+            try:
+                token.run_sync_soon(self._work.set, idempotent=True)
+            except trio.RunFinishedError:
+                pass
+
+        while True:
+            with self._lock:
+                self._changes.clear()
+            self._again = False
+            attachment = await trio.to_thread.run_sync(self._oplog.attach, changed, self._sendable)
+            try:
+                manifest = Item.SyncActionOperationManifest(
+                    op_ids=attachment.manifest_ids, modnos=attachment.manifest_modnos
+                )
+                log.debug("manifest for %s: %d operations", self._entry.instance_id, len(manifest.op_ids))
+                await self._link.send("operation_manifest", manifest)
+                while not self._again:
+                    if not (await self._send_changes() or await self._answer()):
+                        await self._work.wait()
+            finally:
+                attachment.close()
+
+    def _note(self, op_id: int, kind: str) -> None:
+        """Fold one more change of an operation into what is still to be said about it."""
+        pending = self._changes.pop(op_id, None)
+        if pending == "created":
+            if kind == "deleted":
+                return  # never announced, so there is nothing to take back (the reference would end the session)
+            kind = "created"
+        self._changes[op_id] = kind
+
+    async def _send_changes(self) -> bool:
+        with self._lock:
+            changes, self._changes = self._changes, {}
+        if not changes:
+            return False
+        for kind, ids in _runs(changes):
+            event = wire.operations.OperationEvent()
+            if kind == "deleted":
+                event.deleted_operations.values.extend(ids)
+                await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
+                continue
+            for operations in await self._bodies(ids):
+                event = wire.operations.OperationEvent()
+                target = event.created_operations if kind == "created" else event.updated_operations
+                target.operations.extend(operations)
+                await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
+        return True
+
+    async def _answer(self) -> bool:
+        """Answer one batch of what the hub asked for; ids that no longer exist, or are not its business, are left out."""
+        if not self._requested:
+            return False
+        asked = self._requested.popleft()
+        if len(asked) > BATCH_OPERATIONS:
+            self._requested.appendleft(asked[BATCH_OPERATIONS:])
+            asked = asked[:BATCH_OPERATIONS]
+        self._requested_ids -= len(asked)
+        for operations in await self._bodies(asked):
+            event = wire.operations.OperationEvent()
+            event.updated_operations.operations.extend(operations)
+            await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
+        return True
+
+    async def _bodies(self, ids: Sequence[int]) -> list[list[Operation]]:
+        """The sendable ones of ``ids`` as they are now, in messages of a reasonable size."""
+
+        def read() -> list[list[Operation]]:
+            batches: list[list[Operation]] = [[]]
+            size = 0
+            for op in self._oplog.read(ids, self._sendable):
+                size += op.ByteSize()
+                if batches[-1] and (len(batches[-1]) >= BATCH_OPERATIONS or size > BATCH_BYTES):
+                    batches.append([])
+                    size = op.ByteSize()
+                batches[-1].append(op)
+            return [batch for batch in batches if batch]
+
+        return await trio.to_thread.run_sync(read)
+
+
+def _runs(changes: dict[int, str]) -> Iterator[tuple[str, list[int]]]:
+    """Neighbours of one kind together, in the order in which they happened."""
+    run: list[int] = []
+    current = ""
+    for op_id, kind in changes.items():
+        if run and kind != current:
+            yield current, run
+            run = []
+        current = kind
+        run.append(op_id)
+    if run:
+        yield current, run
