@@ -35,10 +35,7 @@ def encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
     Raises ValueError for a wrong length, and for a coefficient of 3329 or more (FIPS 203, 7.2): two
     encodings of one key must not exist.
     """
-    if len(public_key) != PUBLIC_KEY_BYTES:
-        raise ValueError(
-            f"an ML-KEM-1024 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(public_key)}"
-        )
+    _check(len(public_key), PUBLIC_KEY_BYTES, "public key")
     try:
         return cast("tuple[bytes, bytes]", _library.encaps(bytes(public_key)))
     except ValueError as error:
@@ -47,14 +44,8 @@ def encapsulate(public_key: bytes) -> tuple[bytes, bytes]:
 
 def decapsulate(secret_key: bytes, ciphertext: bytes) -> bytes:
     """Return the shared secret of ``ciphertext``; raises ValueError for a wrong length or a damaged key."""
-    if len(secret_key) != SECRET_KEY_BYTES:
-        raise ValueError(
-            f"an ML-KEM-1024 secret key has {SECRET_KEY_BYTES} bytes, this one {len(secret_key)}"
-        )
-    if len(ciphertext) != CIPHERTEXT_BYTES:
-        raise ValueError(
-            f"an ML-KEM-1024 ciphertext has {CIPHERTEXT_BYTES} bytes, this one {len(ciphertext)}"
-        )
+    _check(len(secret_key), SECRET_KEY_BYTES, "secret key")
+    _check(len(ciphertext), CIPHERTEXT_BYTES, "ciphertext")
     try:
         return cast("bytes", _library.decaps(bytes(secret_key), bytes(ciphertext)))
     except ValueError as error:
@@ -63,10 +54,7 @@ def decapsulate(secret_key: bytes, ciphertext: bytes) -> bytes:
 
 def public_of(secret_key: bytes) -> bytes:
     """Return the public key that an expanded secret key contains."""
-    if len(secret_key) != SECRET_KEY_BYTES:
-        raise ValueError(
-            f"an ML-KEM-1024 secret key has {SECRET_KEY_BYTES} bytes, this one {len(secret_key)}"
-        )
+    _check(len(secret_key), SECRET_KEY_BYTES, "secret key")
     return secret_key[1536 : 1536 + PUBLIC_KEY_BYTES]
 
 
