@@ -1,0 +1,214 @@
+"""From a URL to a byte stream that is ready for HTTP/2, or one sentence that says why not.
+
+Rule: every way in which the way to the other machine can be broken (the URL, the name, TCP, TLS, the
+certificate, ALPN) is told apart here and nowhere else, in words that lead a person to the cause.
+Nothing is ever sent in the clear to an https:// address, and no certificate goes unchecked: there is
+no switch for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+
+import httpx
+import trio
+
+from backrest.errors import BackrestError
+
+
+class NetError(BackrestError, httpx.TransportError):
+    """The way to the other machine is broken, or what answers there is not what was expected.
+
+    The text is one sentence for a person. ``retry_at_once``: the cause is over by its nature (a proxy that
+    reloads), so a new connection may be tried without waiting. It is also an httpx error, so that
+    whoever uses the transport through httpx catches it as they catch the others.
+    """
+
+    def __init__(self, message: str, *, retry_at_once: bool = False) -> None:
+        httpx.TransportError.__init__(self, message)
+        self.retry_at_once = retry_at_once
+
+
+def parse_url(text: str) -> httpx.URL:
+    """Check an address that a person typed. NetError says what is wrong with it.
+
+    A user or password in it is refused: it would end up in logs, states and configurations in the clear,
+    and the sync protocol has no use for it. So are a query and a fragment: nothing would read them.
+    """
+    text = text.strip()
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise NetError(f"{_shown(text)!r} is not a URL: {exc}") from None
+    if url.scheme not in ("http", "https"):
+        if "://" in text:
+            raise NetError(
+                f"the URL {_shown(text)!r} must begin with https:// or http://, not {url.scheme}://"
+            )
+        raise NetError(f"the URL {_shown(text)!r} must begin with https:// or http://")
+    if not url.host:
+        raise NetError(f"the URL {_shown(text)!r} names no host")
+    if "%" in url.host and ":" not in url.host:  # httpx escapes what no host name can hold, a space for one
+        raise NetError(f"the URL {_shown(text)!r} has characters in its host that no host name can have")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise NetError(f"the URL {_shown(text)!r} has a port out of range: 1 to 65535")
+    if url.userinfo:
+        raise NetError("the URL must not hold a user name or a password")
+    if url.query or url.fragment:
+        raise NetError(f"the URL {_shown(text)!r} must end with its path: no '?' and no '#'")
+    return url
+
+
+def rpc_url(base: str, path: str) -> str:
+    """The URL of an RPC below an instance's URL, which may have a path of its own (https://host/prefix/)."""
+    url = parse_url(base)
+    return str(url.copy_with(path=url.path.rstrip("/") + "/" + path.lstrip("/")))
+
+
+def place(url: httpx.URL) -> str:
+    """Host and port as people write them. The port is always there: in an error it is often the point."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{host}:{port_of(url)}"
+
+
+def port_of(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+async def dial(url: httpx.URL, *, ca_file: str | os.PathLike[str] | None = None) -> trio.abc.Stream:
+    """Connect to the URL's host: TCP for http://, TLS with ALPN ``h2`` for https://. Sets no time limit.
+
+    ``ca_file`` (PEM) replaces the system's certificate authorities, as SSL_CERT_FILE does.
+    HTTP_PROXY and HTTPS_PROXY are not looked at: see DuplexTransport.
+    """
+    tcp = await _open_tcp(url)
+    if url.scheme == "http":
+        return tcp
+    try:
+        # Reading a few hundred authorities takes tens of milliseconds: not in the event loop.
+        context = await trio.to_thread.run_sync(_tls_context, ca_file)
+        host = url.raw_host.decode("ascii")
+        tls = trio.SSLStream(tcp, context, server_hostname=host, https_compatible=True)
+        await tls.do_handshake()
+        if tls.selected_alpn_protocol() != "h2":
+            raise NetError(_not_http2(url, "did not agree on it in the TLS handshake (ALPN)"))
+    except trio.BrokenResourceError as exc:
+        await trio.aclose_forcefully(tcp)
+        raise _tls_problem(url, exc.__cause__) from exc
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
+    return tls
+
+
+def _not_http2(url: httpx.URL, what: str) -> str:
+    return f"{place(url)} does not speak HTTP/2, which the sync stream needs: it {what}"
+
+
+def not_http2(url: httpx.URL, first: bytes) -> NetError:
+    """What to say of an answer whose first bytes are not those of HTTP/2."""
+    if first.startswith(b"HTTP/"):
+        answered = first.split(b"\r", 1)[0][:60].decode("ascii", "replace")
+        return NetError(_not_http2(url, f"answered {answered!r}"))
+    if first[:2] in (b"\x15\x03", b"\x16\x03"):  # a TLS alert or handshake record
+        return NetError(f"{place(url)} speaks TLS: write https:// instead of http://")
+    return NetError(_not_http2(url, "answered with something else"))
+
+
+async def _open_tcp(url: httpx.URL) -> trio.SocketStream:
+    host = url.raw_host.decode("ascii").replace("%25", "%")  # the zone of a link-local IPv6 address
+    try:
+        return await trio.open_tcp_stream(host, port_of(url))
+    except socket.gaierror as exc:
+        if exc.errno == socket.EAI_AGAIN:
+            text = (
+                f"looking up the name {host} failed; is this machine's network or DNS down? ({exc.strerror})"
+            )
+        else:
+            text = f"the name {host} is unknown to DNS: is it spelled right? ({exc.strerror})"
+        raise NetError(text) from exc
+    except UnicodeError as exc:
+        raise NetError(f"{host!r} cannot be a host name: {exc}") from exc
+    except OSError as exc:
+        raise NetError(_tcp_problem(url, exc)) from exc
+
+
+_TCP_PROBLEMS = {
+    errno.ECONNREFUSED: "refused the connection: nothing listens there, or a firewall refuses",
+    errno.EHOSTUNREACH: "cannot be reached from here (no route to the host)",
+    errno.ENETUNREACH: "cannot be reached from here (no route to its network)",
+    errno.ETIMEDOUT: "did not answer: is it up, and does a firewall drop the packets?",
+    errno.ECONNRESET: "broke the connection off at once",
+}
+
+
+def _tcp_problem(url: httpx.URL, exc: OSError) -> str:
+    """Of several addresses tried, the first one's failure: it is the address that was preferred."""
+    causes = [exc]
+    if isinstance(exc.__cause__, ExceptionGroup):
+        causes = [e for e in exc.__cause__.exceptions if isinstance(e, OSError)] or causes
+    for cause in causes:
+        if cause.errno in _TCP_PROBLEMS:
+            return f"{place(url)} {_TCP_PROBLEMS[cause.errno]}"
+    return f"{place(url)} cannot be reached: {causes[0].strerror or causes[0]}"
+
+
+def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """The defaults of Python's ssl module (TLS 1.2 and later, names and chains checked), and ALPN.
+
+    OpenSSL reads SSL_CERT_FILE by itself, but says nothing when the file cannot be read: the failure would
+    look like an untrusted certificate.
+    """
+    source = ca_file
+    named = "the CA file"
+    if source is None and os.environ.get("SSL_CERT_FILE"):
+        source, named = os.environ["SSL_CERT_FILE"], "the CA file of SSL_CERT_FILE,"
+    try:
+        context = ssl.create_default_context(cafile=source)
+    except ssl.SSLError as exc:
+        raise NetError(f"{named} {os.fspath(source or '')} holds no certificate in PEM form") from exc
+    except OSError as exc:
+        raise NetError(f"{named} {os.fspath(source or '')} cannot be read: {exc.strerror}") from exc
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
+    where = place(url)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        text = f"the certificate of {where} is not valid here: {cause.verify_message.rstrip('.')}"
+        if cause.verify_code in _UNKNOWN_AUTHORITY:
+            text += " (for a CA of your own, name its file in SSL_CERT_FILE)"
+        return NetError(text)
+    if isinstance(cause, ssl.SSLEOFError) or cause is None:
+        return NetError(f"{where} closed the connection during the TLS handshake")
+    if isinstance(cause, ssl.SSLError):
+        reason = cause.reason or ""
+        if "NO_APPLICATION_PROTOCOL" in reason:
+            return NetError(_not_http2(url, "refused it in the TLS handshake (ALPN)"))
+        if reason in _NOT_TLS:
+            return NetError(
+                f"{where} does not speak TLS: write http:// instead of https://, or put a proxy before it"
+            )
+        return NetError(f"no TLS connection to {where}: {reason.replace('_', ' ').lower() or cause}")
+    return NetError(f"{where} broke the connection off during the TLS handshake")
+
+
+# OpenSSL's codes for a chain that ends at nobody we know: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT (2),
+# DEPTH_ZERO_SELF_SIGNED_CERT (18), SELF_SIGNED_CERT_IN_CHAIN (19), UNABLE_TO_GET_ISSUER_CERT_LOCALLY (20).
+_UNKNOWN_AUTHORITY = (2, 18, 19, 20)
+
+# What OpenSSL calls an answer that is no TLS record; the name differs between its versions.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+
+
+def _shown(text: str) -> str:
+    """The URL for an error text, without what may be a password in it, and not a page long."""
+    head, at, tail = text.rpartition("@")
+    if at:
+        scheme, sep, _ = head.partition("://")
+        text = (scheme + sep if sep else "") + "...@" + tail
+    return text if len(text) <= 200 else text[:200] + "..."
