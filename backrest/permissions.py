@@ -166,7 +166,7 @@ class Grants:
         )
 
     def operation(self, repo_id: str, plan_id: str) -> bool:
-        """Is an operation in the scope of READ_OPERATIONS? Its repo or its plan lets it in, or keeps it out."""
+        """Is an operation in the scope of READ_OPERATIONS? Its repo or plan lets it in or keeps it out."""
         return any(
             (reach.everything or repo_id in reach.repos or plan_id in reach.plans)
             and repo_id not in reach.excluded_repos

@@ -1,0 +1,57 @@
+"""When to send a heartbeat, and when silence means that the other side is gone.
+
+Silence is judged by what the peer has shown (PROTOCOL.md, section 5): a reference peer sends a heartbeat
+only every 600 s, so until a second one was seen it gets 25 minutes; then two and a half times the longest
+gap between two of its heartbeats, or of our own interval if that is longer. Any byte breaks the silence: a
+manifest of 64 MiB over a slow line is one message, and takes longer than a heartbeat's interval.
+
+No upper bound on the gap that a peer may show: it has proved its key, and an idle session costs next to
+nothing and is displaced by the same peer's next one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PATIENCE: Final = 2.5  # two lost heartbeats are bad luck, half an interval more is an end
+UNPROVEN_S: Final = 1500.0  # 2.5 times the reference's 600 s
+
+
+class Pulse:
+    """Both directions' heartbeats of one established session. Times are seconds of one monotonic clock."""
+
+    __slots__ = ("_heard", "_interval", "_last_beat", "_longest_gap", "next_beat")
+
+    def __init__(self, interval: float, now: float) -> None:
+        self._interval = interval
+        self._heard = now
+        self._last_beat: float | None = None
+        self._longest_gap: float | None = None
+        self.next_beat = now + interval
+
+    def heard(self, now: float) -> None:
+        """Something came."""
+        self._heard = now
+
+    def beat(self, now: float) -> None:
+        """A heartbeat came."""
+        if self._last_beat is not None:
+            self._longest_gap = max(self._longest_gap or 0.0, now - self._last_beat)
+        self._last_beat = now
+
+    def sent(self, now: float) -> None:
+        """Our heartbeat is queued. After a sleep one is sent, not all those that were missed."""
+        self.next_beat = now + self._interval
+
+    @property
+    def allowance(self) -> float:
+        """Seconds of silence that this peer is granted. At least 2.5 intervals of our own in any case: one
+        who configures an interval of an hour expects the same of the peer."""
+        if self._longest_gap is None:
+            return max(UNPROVEN_S, PATIENCE * self._interval)
+        return PATIENCE * max(self._longest_gap, self._interval)
+
+    @property
+    def silent_at(self) -> float:
+        """The time at which the silence has lasted too long."""
+        return self._heard + self.allowance
