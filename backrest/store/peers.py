@@ -1,0 +1,267 @@
+"""What is known of each peer's connection: a cache for people to look at, kept over a restart (peers.json).
+
+Updates are cheap, in memory, from any thread; ``flush`` writes the file when something changed. Nothing here
+is needed to be right after a crash: a damaged file is set aside and everything is unknown until the peers
+come back. Subscribers are told *that* a peer changed, by its key id, and read what it is now: two changes may
+be told as one, and none is lost.
+
+Secrets: what a peer sends of its configuration is kept as received in memory (a difference can be computed
+from it), and masked in the file and in ``to_proto``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import orjson
+
+from backrest.store import syscalls
+from backrest.store.files import atomic_write, read_file, sweep_temps
+from backrest.store.mask import masked_remote_config
+from backrest.store.text import one_line
+from backrest.wire import codec, sync
+
+log = logging.getLogger(__name__)
+
+Role = Literal["client", "host", ""]
+
+# The other side writes some of these texts: a session's end message, a refused id. Nobody reads more.
+MAX_MESSAGE = 500
+MAX_WARNINGS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRecord:
+    """One peer. ``role`` is what the other is to us: our "client" or our "host". Times: Unix, in ms."""
+
+    keyid: str
+    instance_id: str = ""
+    role: Role = ""
+    state: int = sync.CONNECTION_STATE_UNKNOWN
+    message: str = ""
+    since_ms: int = 0  # when the state became what it is
+    last_heartbeat_ms: int = 0
+    next_try_ms: int = 0
+    known_repos: tuple[sync.RepoMetadata, ...] = ()
+    known_plans: tuple[sync.PlanMetadata, ...] = ()
+    remote_config: sync.RemoteConfig | None = field(
+        default=None, repr=False
+    )  # in clear: see the module's text
+    warnings: tuple[str, ...] = ()
+    refused: int = 0  # operations of this peer that were not taken, since it connected
+
+    def to_proto(self) -> sync.PeerState:
+        """For the admin API and the file: the reference's message, secrets masked."""
+        return sync.PeerState(
+            peer_instance_id=self.instance_id,
+            peer_keyid=self.keyid,
+            state=sync.ConnectionState.Name(self.state)
+            if self.state in _STATES
+            else "CONNECTION_STATE_UNKNOWN",
+            status_message=self.message,
+            known_plans=self.known_plans,
+            known_repos=self.known_repos,
+            remote_config=masked_remote_config(self.remote_config) if self.remote_config else None,
+            last_heartbeat_millis=self.last_heartbeat_ms,
+        )
+
+
+_STATES = frozenset(sync.ConnectionState.values())
+_FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
+_OURS = ("sinceMillis", "nextTryMillis", "refused")
+
+
+class PeerStore:
+    """The records by key id."""
+
+    def __init__(self, path: str | os.PathLike[str], now_ms: Callable[[], int]) -> None:
+        self._path = os.fspath(path)
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._records: dict[str, PeerRecord] = {}
+        self._encoded: dict[str, bytes] = {}  # of the records that did not change since they were written
+        self._dirty = False
+        self._subscribers: list[Callable[[str], None]] = []
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> PeerStore:
+        """Read the file; every peer comes back as disconnected. Absent or damaged: an empty store.
+
+        Raises StorageError when it cannot be read at all.
+        """
+        store = cls(path, now_ms)
+        sweep_temps(path)
+        try:
+            records = _decode(read_file(path))
+        except FileNotFoundError:
+            return store
+        except ValueError as bad:
+            aside = f"{os.fspath(path)}.bad"
+            log.warning("%s is damaged (%s): it was set aside as %s", path, bad, aside)
+            with contextlib.suppress(OSError):
+                syscalls.disk.rename(os.fspath(path), aside)
+            return store
+        for record in records:
+            if record.state != sync.CONNECTION_STATE_DISCONNECTED:
+                record = replace(
+                    record, state=sync.CONNECTION_STATE_DISCONNECTED, since_ms=now_ms(), next_try_ms=0
+                )
+                store._dirty = True
+            store._records[record.keyid] = record
+        return store
+
+    def get(self, keyid: str) -> PeerRecord | None:
+        return self._records.get(keyid)
+
+    def all(self) -> list[PeerRecord]:
+        """Every record, in the order of their first appearance."""
+        with self._lock:
+            return list(self._records.values())
+
+    def update(self, keyid: str, **changes: Any) -> PeerRecord:
+        """Set fields of a peer's record (made when absent); tell the subscribers if that changed anything.
+
+        ``since_ms`` follows a change of the state by itself unless it is given.
+        """
+        if not changes.keys() <= _FIELDS:
+            raise TypeError(f"no such field: {sorted(changes.keys() - _FIELDS)}")
+        if "message" in changes:
+            changes["message"] = one_line(changes["message"], MAX_MESSAGE)
+        if "warnings" in changes:
+            texts = tuple(changes["warnings"])[:MAX_WARNINGS]
+            changes["warnings"] = tuple(one_line(text, MAX_MESSAGE) for text in texts)
+        with self._lock:
+            before = self._records.get(keyid)
+            record = replace(before or PeerRecord(keyid), **changes)
+            if record == before:
+                return record
+            if "since_ms" not in changes and (before is None or before.state != record.state):
+                record = replace(record, since_ms=self._now_ms())
+            self._records[keyid] = record
+            self._encoded.pop(keyid, None)
+            self._dirty = True
+        self._notify(keyid)
+        return record
+
+    def remove(self, keyid: str) -> bool:
+        """Forget a peer. False when it was not known."""
+        with self._lock:
+            known = self._records.pop(keyid, None) is not None
+            self._encoded.pop(keyid, None)
+            self._dirty = self._dirty or known
+        if known:
+            self._notify(keyid)
+        return known
+
+    def subscribe(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """``callback(keyid)`` after each change, in the thread that made it; it must not block.
+
+        Returns the function that ends the subscription.
+        """
+        with self._lock:
+            self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            with self._lock, contextlib.suppress(ValueError):
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def _notify(self, keyid: str) -> None:
+        with self._lock:
+            subscribers = list(self._subscribers)
+        for callback in subscribers:
+            try:
+                callback(keyid)
+            except Exception:  # one subscriber's mistake must not keep the news from the others
+                log.exception("a listener for peer states failed")
+
+    def flush(self) -> None:
+        """Write the file if something changed since. Raises StorageError; then it is still to be written."""
+        with self._flushing:
+            with self._lock:
+                if not self._dirty:
+                    return
+                records = list(self._records.values())
+                encoded = dict(self._encoded)
+                self._dirty = False
+            for record in records:
+                if record.keyid not in encoded:
+                    encoded[record.keyid] = _encode(record)
+            try:
+                atomic_write(self._path, b'{"peers":[\n%s\n]}\n' % b",\n".join(encoded.values()))
+            except BaseException:
+                self._dirty = True
+                raise
+            with self._lock:
+                for record in records:
+                    if self._records.get(record.keyid) is record:
+                        self._encoded[record.keyid] = encoded[record.keyid]
+
+
+def _encode(record: PeerRecord) -> bytes:
+    """A PeerState in protobuf's JSON, our own fields beside it (64-bit numbers as texts, as there)."""
+    entry = codec.to_dict(record.to_proto())
+    entry["role"] = record.role
+    entry |= {"sinceMillis": str(record.since_ms), "nextTryMillis": str(record.next_try_ms)}
+    if record.warnings:
+        entry["warnings"] = list(record.warnings)
+    if record.refused:
+        entry["refused"] = str(record.refused)
+    return orjson.dumps(entry)
+
+
+def _decode(data: bytes) -> list[PeerRecord]:
+    """ValueError for anything that ``flush`` does not write."""
+    whole = orjson.loads(data)
+    entries = whole.get("peers") if isinstance(whole, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("it has no list of peers")
+    records = [_decode_one(entry) for entry in entries]
+    if len({record.keyid for record in records}) != len(records):
+        raise ValueError("a peer stands twice in it")
+    return records
+
+
+def _decode_one(entry: Any) -> PeerRecord:
+    if not isinstance(entry, dict):
+        raise ValueError("a peer is not an object")
+    proto = codec.from_dict(sync.PeerState, entry)
+    role = entry.get("role", "")
+    warnings = entry.get("warnings", [])
+    if not proto.peer_keyid or role not in ("client", "host", ""):
+        raise ValueError("a peer has no key id, or no role that is known")
+    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
+        raise ValueError("a peer's warnings are not texts")
+    since_ms, next_try_ms, refused = (_int64(entry.get(name, "0")) for name in _OURS)
+    return PeerRecord(
+        keyid=proto.peer_keyid,
+        instance_id=proto.peer_instance_id,
+        role=role,
+        state=proto.state,
+        message=one_line(proto.status_message, MAX_MESSAGE),
+        since_ms=since_ms,
+        last_heartbeat_ms=proto.last_heartbeat_millis,
+        next_try_ms=next_try_ms,
+        known_repos=tuple(proto.known_repos),
+        known_plans=tuple(proto.known_plans),
+        remote_config=proto.remote_config if proto.HasField("remote_config") else None,
+        warnings=tuple(one_line(text, MAX_MESSAGE) for text in warnings[:MAX_WARNINGS]),
+        refused=refused,
+    )
+
+
+def _int64(text: Any) -> int:
+    if not isinstance(text, str) or not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise ValueError("a number of a peer is not one")
+    return int(text)
