@@ -12,9 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
 from backrest.crypto import hpke
 
 VECTORS = Path(__file__).parent.parent / "conformance" / "vectors"
+
+# A busy machine is no failure: what is tested is the result and never the time.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 P384_ORDER = (
     0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from crypto_vectors import load, recipient, unhex
-from hypothesis import given, settings
+from crypto_vectors import load, recipient, unhex, untimed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backrest.crypto import hpke
@@ -204,6 +204,7 @@ def test_keys_are_not_in_a_repr() -> None:
     assert repr(Initiator()) == "Initiator(finished=False)"
 
 
+@untimed
 @given(
     texts=st.lists(st.binary(max_size=40), min_size=1, max_size=6),
     at=st.integers(0),
@@ -231,11 +232,11 @@ def test_altered_byte_is_refused_and_nothing_after_it_is_taken(
     assert received == texts[:at]
 
 
+@untimed
 @given(
     texts=st.lists(st.binary(max_size=40), min_size=1, max_size=6),
     picks=st.lists(st.integers(0, 5), max_size=8),
 )
-@settings(max_examples=200)
 def test_reordered_repeated_or_dropped_records_give_only_the_true_beginning(
     texts: list[bytes], picks: list[int]
 ) -> None:
@@ -248,6 +249,7 @@ def test_reordered_repeated_or_dropped_records_give_only_the_true_beginning(
     assert receive(far, [records[i] for i in order]) == texts[:true_beginning]
 
 
+@untimed
 @given(texts=st.lists(st.binary(max_size=200)), start=st.integers(0, LAST - 100))
 def test_records_in_order_arrive_unchanged_from_any_counter(texts: list[bytes], start: int) -> None:
     near, far = pair(sent=start)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from crypto_vectors import expand_seed, load, mlkem_secret, recipient, unhex
+from crypto_vectors import P384_ORDER, expand_seed, load, mlkem_secret, recipient, unhex
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import hpke as oracle
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -216,6 +216,12 @@ def test_compressed_point_of_the_right_length_is_refused() -> None:
     compressed = b"\x02" + public_key[1569 : 1569 + 48] + bytes(48)
     with pytest.raises(ValueError, match="uncompressed"):
         hpke.setup_sender(public_key[:1568] + compressed, INFO)
+
+
+@pytest.mark.parametrize("scalar", [0, P384_ORDER])
+def test_number_that_is_no_private_key_is_refused(scalar: int) -> None:
+    with pytest.raises(ValueError, match=r"private|Invalid EC key"):
+        hpke.RecipientKey.from_private(mlkem_secret(bytes(64)), scalar)
 
 
 @pytest.mark.parametrize("length", [0, -1, 255 * 32 + 1])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from crypto_vectors import load
+from crypto_vectors import load, untimed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,12 +65,14 @@ def test_bad_token_is_one_sentence_without_the_secret(text: str, sentence: str) 
     assert "\n" not in str(caught.value)
 
 
+@untimed
 @given(keyid=TEXT.filter(lambda t: ":" not in t), secret=TEXT, instance=TEXT.filter(lambda t: "#" not in t))
 def test_any_token_survives_printing_and_parsing(keyid: str, secret: str, instance: str) -> None:
     token = PairingToken(keyid, secret, instance)
     assert PairingToken.parse(str(token)) == token
 
 
+@untimed
 @given(st.text())
 def test_any_text_is_a_token_or_a_value_error(text: str) -> None:
     try:
