@@ -39,7 +39,10 @@ def unhex(text: str) -> bytes:
 
 
 def expand_seed(seed: bytes) -> tuple[bytes, int]:
-    """Return (ML-KEM's d and z, the P-384 scalar) of a 32-byte recipient seed (vectors/README.md)."""
+    """Return (ML-KEM's d and z, the P-384 scalar) of a 32-byte recipient seed.
+
+    One SHAKE256 stream over the seed: 64 bytes, then candidates of 48 until one is a private key.
+    """
     stream = hashlib.shake_256(seed).digest(64 + 48 * 8)
     for start in range(64, len(stream), 48):
         scalar = int.from_bytes(stream[start : start + 48], "big")
