@@ -1,0 +1,230 @@
+"""The backup of one plan and what follows it in the same flow: the index of the repository, then the plan's
+forget.
+
+The order of what is written to the history is the reference's, as captured from it: backup PENDING,
+INPROGRESS, progress; the forget as PENDING; the backup's end; the index operations; the forget INPROGRESS,
+the index operations of what it removed, the forget's end. Hooks are not here: they get their own place when
+they come.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import trio
+
+from backrest.engine import command, parse
+from backrest.engine.index import Known, index, mark_forgotten, read_history
+from backrest.engine.progress import Progress, Reporter
+from backrest.engine.record import Operation, Record
+from backrest.engine.restic import BackupResult, Repository
+from backrest.engine.tasklog import TaskLog, new_logref
+from backrest.engine.workbench import Workbench
+from backrest.errors import BackrestError, ResticError, UserError
+from backrest.wire import config, operations, restic
+
+logger = logging.getLogger(__name__)
+
+NOTHING_NEW = "nothing changed since the last snapshot: no snapshot was added"
+DRY_RUN = "dry run: nothing was saved"
+
+
+class BackupTask:
+    """One run. ``record`` is in the log as PENDING when ``run`` is called, and ended when it returns or
+    raises.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        instance: str,
+        repo: config.Repo,
+        plan: config.Plan,
+        *,
+        dry_run: bool,
+        callback: Callable[[Progress], None] | None,
+    ) -> None:
+        self._bench = bench
+        self._instance = instance
+        self._repo = repo
+        self._plan = plan
+        self._dry_run = dry_run
+        self._callback = callback
+        self.record = self._record(operation_backup=operations.OperationBackup(dry_run=dry_run))
+
+    def _record(self, **body: object) -> Record:
+        operation = Operation(
+            repo_id=self._repo.id,
+            repo_guid=self._repo.guid,
+            plan_id=self._plan.id,
+            instance_id=self._instance,
+            **body,  # type: ignore[arg-type]  # one member of the oneof, by its name
+        )
+        return Record(self._bench.oplog, self._bench.now_ms, operation)
+
+    async def run(self) -> None:
+        """The whole flow. A failure ends up in its operation; only a log that cannot be written is raised."""
+        logref = new_logref()
+        await self.record.begin(logref)
+        log = await self._bench.task_log(logref)
+        try:
+            repository = await self._bench.repository(self._repo, log)
+            result = await self._backup(repository, log)
+        except (ResticError, UserError) as error:
+            log.note(f"failed: {error}")
+            await log.flush()
+            await self.record.finish(operations.STATUS_ERROR, f"failed to backup: {error}")
+            return
+        forget = await self._conclude(repository, result, log)
+        await log.flush()
+        if not self.record.operation.snapshot_id:
+            return
+        try:
+            await self._follow_up(forget)
+        except BaseException:
+            if forget is not None:
+                await forget.abort("forget", self._bench.why_stopped)
+            raise
+
+    async def _backup(self, repository: Repository, log: TaskLog) -> BackupResult:
+        """Everything up to restic's end. Raises ResticError or UserError if there is no snapshot."""
+        if not self._plan.paths:
+            raise UserError(f"plan {self._plan.id} has no paths")
+        await trio.to_thread.run_sync(check_paths, self._plan)
+        if self._plan.skip_if_unchanged and not repository.binary.can_skip:
+            log.note("skip_if_unchanged is ignored: it needs restic 0.17 or later")
+        await self._bench.clear_locks(repository)
+        before = await repository.snapshots(tags=command.tags(self._plan.id, self._instance))
+        parent = before[-1].id if before else ""
+        reporter = Reporter(self.record, self._callback, repository.redact)
+        result: BackupResult | BackrestError
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reporter.keep_saving)
+            try:
+                result = await repository.backup(
+                    self._plan,
+                    self._instance,
+                    parent=parent,
+                    dry_run=self._dry_run,
+                    on_message=reporter.message,
+                )
+            except BackrestError as error:  # out of the nursery, which would wrap it
+                result = error
+            nursery.cancel_scope.cancel()
+        if isinstance(result, BackrestError):
+            raise result
+        reporter.summary(result.summary)
+        return result
+
+    async def _conclude(self, repository: Repository, result: BackupResult, log: TaskLog) -> Record | None:
+        """Write the end of a backup that restic finished; the forget due after it, already PENDING."""
+        operation = self.record.operation
+        status = operations.STATUS_SUCCESS
+        messages: list[str] = []
+        if result.incomplete:
+            status = operations.STATUS_WARNING
+            messages.append("the backup is incomplete: some files could not be read")
+        snapshot_id = result.summary.snapshot_id
+        if self._dry_run or result.dry_run:
+            messages.append(DRY_RUN)
+            snapshot_id = ""
+        elif not snapshot_id:
+            messages.append(NOTHING_NEW)
+        elif not parse.is_full_id(snapshot_id):
+            try:
+                snapshot_id = await full_id(repository, snapshot_id)
+            except ResticError as error:
+                status = operations.STATUS_WARNING
+                messages.append(f"the snapshot {snapshot_id} was saved, but cannot be looked up: {error}")
+                snapshot_id = ""
+        operation.snapshot_id = snapshot_id
+        operation.operation_backup.last_status.summary.snapshot_id = snapshot_id
+        for message in messages:
+            log.note(message)
+        end = self._bench.now_ms()
+        forget = None
+        if snapshot_id and self._forgets():
+            forget = self._record(flow_id=operation.flow_id, operation_forget=operations.OperationForget())
+            await forget.add(end)
+        await self.record.finish(status, "\n".join(messages), end)
+        return forget
+
+    def _forgets(self) -> bool:
+        """Whether the plan's retention is applied after its backup.
+
+        Never to a repo that another instance shares: what is kept there is for its owner to decide (W-52).
+        """
+        return (
+            bool(command.keep_flags(self._plan.retention))
+            and not self._repo.origin_instance_id
+            and not command.has_active_forget_schedule(self._repo)
+        )
+
+    async def _follow_up(self, forget: Record | None) -> None:
+        known: Known | None = None
+        try:
+            _, known = await index(await self._bench.repository(self._repo), self._bench.oplog)
+        except ResticError as error:
+            # No operation is to tell of it, as in the reference; the next index makes up for it.
+            logger.warning("the snapshots of repo %s cannot be listed: %s", self._repo.id, error)
+        if forget is not None:
+            await self._forget(forget, known)
+
+    async def _forget(self, record: Record, known: Known | None) -> None:
+        logref = new_logref()
+        await record.begin(logref)
+        log = await self._bench.task_log(logref)
+        tags = command.tags(self._plan.id, self._instance)
+        try:
+            repository = await self._bench.repository(self._repo, log)
+            await self._bench.clear_locks(repository)
+            result = await repository.forget(command.keep_flags(self._plan.retention), tags)
+        except (ResticError, UserError) as error:
+            log.note(f"failed: {error}")
+            await log.flush()
+            await record.finish(operations.STATUS_ERROR, f"failed to forget: {error}")
+            return
+        body = record.operation.operation_forget
+        body.forget.extend(result.removed)
+        body.policy.CopyFrom(self._plan.retention)
+        if known is None:
+            known = await trio.to_thread.run_sync(read_history, self._bench.oplog, self._repo.guid)
+        await mark_forgotten(self._bench.oplog, known, ids(result.removed))
+        if result.problem:
+            log.note(result.problem)
+            await record.finish(
+                operations.STATUS_WARNING, f"some snapshots could not be removed: {result.problem}"
+            )
+        else:
+            await record.finish(operations.STATUS_SUCCESS)
+        await log.flush()
+
+
+def ids(snapshots: Sequence[restic.ResticSnapshot]) -> list[str]:
+    """The ids alone."""
+    return [one.id for one in snapshots]
+
+
+async def full_id(repository: Repository, short: str) -> str:
+    """The whole id for the short one that restic before 0.15 prints at the end of a backup."""
+    found = await repository.snapshots(only=short)
+    matching = [one.id for one in found if one.id.startswith(short)]
+    if len(matching) != 1:
+        raise ResticError(f"{len(matching)} snapshots have an id that begins so")
+    return matching[0]
+
+
+def check_paths(plan: config.Plan) -> None:
+    """Blocking. Every path must be there: restic leaves a missing one out and makes a smaller snapshot."""
+    for path in plan.paths:
+        command.no_nul(path, f"plan {plan.id}: a path")
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            reason = "no such file or directory"
+            raise UserError(f"path {path} does not exist: stat {path}: {reason}") from None
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"path {path} cannot be read: stat {path}: {reason}") from None

@@ -1,0 +1,127 @@
+"""The history brought in line with the snapshots that a repository really holds (ENGINE.md 3.16).
+
+Only local operations count as known. The reference counts those received from other instances too; then a
+peer that claims a snapshot would keep us from ever listing it ourselves, and its operations would be changed
+here, where they are copies (W-14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from backrest.engine import parse
+from backrest.engine.restic import Repository
+from backrest.errors import NotFoundError
+from backrest.store.oplog import OpLog, Query
+from backrest.wire import operations, restic
+
+Operation = operations.Operation
+
+UNASSOCIATED = "_unassociated_"
+
+# Operations written in one step: one commit, one event to the peers, of at most about a megabyte.
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class IndexResult:
+    """How many snapshots were new to the history, and how many are gone from the repository."""
+
+    new: int
+    forgotten: int
+
+
+@dataclass(slots=True)
+class Known:
+    """What the history says of one repository."""
+
+    indexed: dict[str, int] = field(default_factory=dict)
+    """snapshot id -> operation id of its index operation, where it is not marked as forgotten"""
+    backups: dict[str, Operation] = field(default_factory=dict)
+    """snapshot id -> the backup that made it"""
+
+
+async def index(repository: Repository, oplog: OpLog) -> tuple[IndexResult, Known]:
+    """List the snapshots, add an operation for each new one, mark those that are gone. Returns the state
+    after it.
+    """
+    snapshots = await repository.snapshots()
+    known = await trio.to_thread.run_sync(read_history, oplog, repository.repo.guid)
+    new = [
+        to_operation(one, repository.repo.id, repository.repo.guid, known.backups.get(one.id))
+        for one in snapshots
+        if one.id not in known.indexed
+    ]
+    for start in range(0, len(new), BATCH):
+        for stored in await trio.to_thread.run_sync(oplog.add, new[start : start + BATCH]):
+            known.indexed[stored.snapshot_id] = stored.id
+    there = {one.id for one in snapshots}
+    gone = [snapshot_id for snapshot_id in known.indexed if snapshot_id not in there]
+    await mark_forgotten(oplog, known, gone)
+    return IndexResult(len(new), len(gone)), known
+
+
+async def mark_forgotten(oplog: OpLog, known: Known, snapshot_ids: Iterable[str]) -> None:
+    """Set forgot=true in the index operations of these snapshots, where there are any."""
+    ids = [known.indexed.pop(one) for one in snapshot_ids if one in known.indexed]
+    for start in range(0, len(ids), BATCH):
+        await trio.to_thread.run_sync(_mark, oplog, ids[start : start + BATCH])
+
+
+def _mark(oplog: OpLog, ids: list[int]) -> None:
+    changed = []
+    for one in ids:
+        try:
+            operation = oplog.get(one)
+        except NotFoundError:  # the history was cleared in the meantime
+            continue
+        operation.operation_index_snapshot.forgot = True
+        changed.append(operation)
+    if changed:
+        oplog.update(changed)
+
+
+def read_history(oplog: OpLog, guid: str) -> Known:
+    """Blocking. One pass over the repository's local operations, oldest first, so that the newest of two
+    counts.
+    """
+    known = Known()
+    for operation in oplog.query(Query(repo_guid=guid, origin="")):
+        kind = operation.WhichOneof("op")
+        if kind == "operation_index_snapshot" and not operation.operation_index_snapshot.forgot:
+            known.indexed[operation.snapshot_id] = operation.id
+        elif kind == "operation_backup" and operation.snapshot_id:
+            known.backups[operation.snapshot_id] = operation
+    return known
+
+
+def to_operation(
+    snapshot: restic.ResticSnapshot, repo_id: str, guid: str, backup: Operation | None
+) -> Operation:
+    """The index operation of a snapshot, attributed by its tags.
+
+    Its end is its start plus the summary's duration; without a summary (restic before 0.17) the end of the
+    backup that made it, where that is known.
+    """
+    # The log takes no operation without a start; a snapshot of 1970-01-01T00:00:00Z has a broken clock behind
+    # it.
+    start = snapshot.unix_time_ms or 1
+    if snapshot.HasField("summary"):
+        end = start + round(snapshot.summary.total_duration * 1000)
+    else:
+        end = max(start, backup.unix_time_end_ms) if backup is not None else start
+    return Operation(
+        flow_id=backup.flow_id if backup is not None else 0,
+        repo_id=repo_id,
+        repo_guid=guid,
+        plan_id=parse.tag(snapshot, "plan") or UNASSOCIATED,
+        instance_id=parse.tag(snapshot, "created-by") or UNASSOCIATED,
+        snapshot_id=snapshot.id,
+        status=operations.STATUS_SUCCESS,
+        unix_time_start_ms=start,
+        unix_time_end_ms=end,
+        operation_index_snapshot=operations.OperationIndexSnapshot(snapshot=snapshot),
+    )

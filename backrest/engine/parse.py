@@ -1,0 +1,246 @@
+"""restic's JSON (0.14 to 0.19) to the messages of the history.
+
+restic's output is taken as it comes: a field that is missing, null or of another type than expected counts as
+zero, because versions differ and more than one wrote each repository. What must be right is an id (64 hex
+digits) and a time; for those ValueError is raised. Texts lose what protobuf cannot hold (lone surrogates) and
+are bounded, because an operation travels to other machines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from backrest.wire import restic
+
+# One text field (a path, a message). PATH_MAX is 4096 on Linux.
+MAX_TEXT = 4096
+
+# restic names the files in work, one per reader; it has at most a few dozen readers.
+MAX_CURRENT_FILES = 32
+
+_ID = re.compile(r"[0-9a-f]{64}")
+_FRACTION = re.compile(r"\.(\d{1,9})\d*")
+_INT64 = 1 << 63
+
+_COUNTS = (
+    "files_new",
+    "files_changed",
+    "files_unmodified",
+    "dirs_new",
+    "dirs_changed",
+    "dirs_unmodified",
+    "data_blobs",
+    "tree_blobs",
+    "data_added",
+    "total_files_processed",
+    "total_bytes_processed",
+)
+
+
+def document(output: bytes) -> Any:
+    """The JSON document in ``output``; lines of text in front of it (warnings) are passed over.
+
+    Returns None for no output at all. ValueError if there is no JSON in it.
+    """
+    rest = output.strip()
+    if not rest:
+        return None
+    while rest:
+        # Only a line that begins like a document is tried, so that this is not quadratic in a long text.
+        if rest[:1] in b"[{n":
+            try:
+                return json.loads(rest)
+            except ValueError:
+                pass
+        _, _, rest = rest.partition(b"\n")
+    raise ValueError("there is no JSON in its output")
+
+
+def message(line: bytes) -> dict[str, Any] | None:
+    """The message on one line of a stream, or None if the line is text."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("message_type"), str) else None
+
+
+def text(value: object, limit: int = MAX_TEXT) -> str:
+    """A string that protobuf can hold, cut at ``limit`` characters."""
+    if not isinstance(value, str):
+        return ""
+    return value[:limit].encode("utf-8", "replace").decode()
+
+
+def integer(value: object) -> int:
+    """An int64; a number beyond it, or no number, is 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return int(value) if -_INT64 <= value < _INT64 else 0
+
+
+def number(value: object) -> float:
+    """A finite float, or 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    try:
+        found = float(value)
+    except OverflowError:
+        return 0.0
+    return found if math.isfinite(found) else 0.0
+
+
+def texts(value: object) -> list[str]:
+    """A list of strings; null and anything else is empty."""
+    return [text(item) for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def identifier(value: object) -> str:
+    """A full id of restic's; ValueError otherwise (an outdated restic prints short ones)."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise ValueError(
+            f"{text(value, 80)!r} is not a full snapshot id of 64 characters: is this restic outdated?"
+        )
+    return value
+
+
+def is_full_id(value: str) -> bool:
+    """Whether ``value`` is a whole id."""
+    return bool(_ID.fullmatch(value))
+
+
+def time_ns(value: object) -> int:
+    """Nanoseconds since 1970 of an RFC 3339 time with up to nine digits of a second."""
+    if not isinstance(value, str):
+        raise ValueError("a snapshot without a time")
+    fraction = _FRACTION.search(value)
+    whole = _FRACTION.sub("", value, count=1)
+    try:
+        moment = datetime.fromisoformat(whole)
+    except ValueError:
+        raise ValueError(f"{text(value, 80)!r} is not a time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _SECOND
+    return seconds * 1_000_000_000 + (int(fraction[1].ljust(9, "0")) if fraction else 0)
+
+
+_SECOND = datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def status(found: Mapping[str, Any], before: Sequence[str] = ()) -> restic.BackupProgressStatusEntry:
+    """A ``status`` message. One that names no current files keeps those named ``before``."""
+    files = texts(found.get("current_files"))[:MAX_CURRENT_FILES]
+    return restic.BackupProgressStatusEntry(
+        percent_done=number(found.get("percent_done")),
+        total_files=integer(found.get("total_files")),
+        total_bytes=integer(found.get("total_bytes")),
+        files_done=integer(found.get("files_done")),
+        bytes_done=integer(found.get("bytes_done")),
+        current_file=files or before,
+    )
+
+
+def backup_summary(found: Mapping[str, Any]) -> restic.BackupProgressSummary:
+    """A ``summary`` message; its snapshot id may be a short one (restic before 0.15) or empty (nothing was
+    saved).
+    """
+    return restic.BackupProgressSummary(
+        **{name: integer(found.get(name)) for name in _COUNTS},
+        total_duration=number(found.get("total_duration")),
+        snapshot_id=text(found.get("snapshot_id"), 64),
+    )
+
+
+def backup_error(found: Mapping[str, Any]) -> restic.BackupProgressError:
+    """An ``error`` message. Before 0.17.1 its reason is a PathError of Go: operation, path, errno."""
+    inner = found.get("error")
+    if not isinstance(inner, dict):
+        inner = {"message": inner}
+    reason = text(inner.get("message"))
+    if not reason:
+        parts = [text(inner.get("Op")), text(inner.get("Path") or inner.get("Name"))]
+        reason = " ".join(part for part in parts if part)
+        problem = inner.get("Err")
+        if problem:
+            why = os.strerror(integer(problem)).lower() if isinstance(problem, int) else text(problem)
+            reason = f"{reason}: {why}" if reason else why
+    return restic.BackupProgressError(
+        item=text(found.get("item")), during=text(found.get("during"), 100), message=text(reason)
+    )
+
+
+def snapshot(found: object) -> restic.ResticSnapshot:
+    """One snapshot of ``snapshots --json`` or of a forget's list. ValueError without a full id and a time.
+
+    The summary (restic 0.17 and later) has its duration in whole milliseconds, as the reference writes it.
+    """
+    if not isinstance(found, dict):
+        raise ValueError("a snapshot that is not an object")
+    result = restic.ResticSnapshot(
+        id=identifier(found.get("id")),
+        unix_time_ms=time_ns(found.get("time")) // 1_000_000,
+        hostname=text(found.get("hostname")),
+        username=text(found.get("username")),
+        tree=text(found.get("tree"), 64),
+        parent=text(found.get("parent"), 64),
+        paths=texts(found.get("paths")),
+        tags=texts(found.get("tags")),
+    )
+    summary = found.get("summary")
+    if isinstance(summary, dict):
+        for name in _COUNTS:
+            setattr(result.summary, name, integer(summary.get(name)))
+        result.summary.total_duration = duration_ms(summary) / 1000
+        result.summary.SetInParent()
+    return result
+
+
+def duration_ms(summary: Mapping[str, Any]) -> int:
+    """Whole milliseconds between a summary's backup_start and backup_end; 0 if they are missing or make no
+    sense.
+    """
+    try:
+        return max(
+            0, (time_ns(summary.get("backup_end")) - time_ns(summary.get("backup_start"))) // 1_000_000
+        )
+    except ValueError:
+        return 0
+
+
+def snapshots(found: object) -> list[restic.ResticSnapshot]:
+    """The list of ``snapshots --json``, oldest first; null and no output are an empty one."""
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise ValueError("its list of snapshots is not a list")
+    return sorted(map(snapshot, found), key=lambda one: (one.unix_time_ms, one.id))
+
+
+def removed(found: object) -> list[restic.ResticSnapshot]:
+    """What ``forget --json`` removed, over all its groups, oldest first."""
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise ValueError("its list of groups is not a list")
+    gone = [
+        one
+        for group in found
+        if isinstance(group, dict) and group.get("remove")
+        for one in snapshots(group["remove"])
+    ]
+    return sorted(gone, key=lambda one: (one.unix_time_ms, one.id))
+
+
+def tag(found: restic.ResticSnapshot, kind: str) -> str:
+    """The value of the first tag ``<kind>:<value>``, or an empty string."""
+    start = f"{kind}:"
+    return next((one[len(start) :] for one in found.tags if one.startswith(start)), "")

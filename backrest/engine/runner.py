@@ -1,0 +1,222 @@
+"""The engine: what the rest of the program asks of restic. One task at a time for each repository.
+
+A task that is cancelled (its caller went away, ``cancel`` was called, the program stops) lets restic end in
+order and writes that end to the history before the cancellation goes on. Call ``stop`` before cancelling
+everything at a shutdown: the operations then say so, and restic gets the shorter grace.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import trio
+
+from backrest.engine import command, tasklog
+from backrest.engine.backup import BackupTask
+from backrest.engine.failures import Reason, ResticFailure
+from backrest.engine.index import IndexResult, index
+from backrest.engine.progress import Progress
+from backrest.engine.record import Operation
+from backrest.engine.recover import Recovered, recover
+from backrest.engine.workbench import Workbench
+from backrest.errors import NotFoundError, UserError
+from backrest.store.config import ConfigStore
+from backrest.store.oplog import OpLog
+from backrest.store.paths import Paths
+from backrest.wire import config
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T", config.Repo, config.Plan)
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Engine:
+    """One for each process. All methods but ``recover``, ``stop`` and ``cancel`` are for trio tasks."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: ConfigStore,
+        oplog: OpLog,
+        *,
+        restic_command: str | None = None,
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self.bench = Workbench(paths, oplog, restic_command=restic_command, now_ms=now_ms)
+        self._paths = paths
+        self._config = config
+        self._oplog = oplog
+        self._locks: dict[str, trio.Lock] = {}
+        self._running: dict[int, trio.CancelScope] = {}
+
+    # start and stop
+
+    def recover(self) -> Recovered:
+        """Blocking, once at the start: end what a killed process left INPROGRESS, drop what it never began.
+
+        Locks that it left in repositories are removed when the next task works on them. Also deletes old task
+        logs.
+        """
+        found = recover(self._oplog)
+        self.bench.interrupted |= found.guids
+        if found.interrupted:
+            logger.warning("%d operations were interrupted when the program last ended", found.interrupted)
+        tasklog.expire(self._paths.tasklogs)
+        return found
+
+    def stop(self) -> None:
+        """From now on a cancellation is a shutdown. The caller then cancels the tasks themselves."""
+        self.bench.stopping = True
+
+    def cancel(self, operation_id: int) -> bool:
+        """End a waiting or running backup as the user's wish; False if there is none of this id."""
+        scope = self._running.get(operation_id)
+        if scope is not None:
+            scope.cancel()
+        return scope is not None
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The operations that wait or run now, oldest first."""
+        return tuple(self._running)
+
+    # tasks
+
+    async def backup(
+        self,
+        plan_id: str,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        dry_run: bool = False,
+    ) -> Operation:
+        """Run a plan's backup now, with its index and forget; its operation as it ended, also when it failed.
+
+        Raises NotFoundError for an unknown plan, UserError if it cannot be run at all, ResticError if the
+        repository is not known yet and cannot be asked for its id (no operation is written in these cases),
+        StorageError if the history cannot be written. ``progress`` is called about twice a second, from this
+        task's thread.
+        """
+        plan = self._plan(plan_id)
+        repo = self._repo(plan.repo, f"plan {plan_id}")
+        instance = self._instance()
+        command.tags(plan.id, instance)
+        if not repo.guid:
+            repo = await self.adopt(repo.id)
+        task = BackupTask(self.bench, instance, repo, plan, dry_run=dry_run, callback=progress)
+        await task.record.add()
+        operation = task.record.operation
+        with trio.CancelScope() as scope:
+            self._running[operation.id] = scope
+            try:
+                async with self._lock(repo.guid):
+                    await task.run()
+            except BaseException:
+                # A cancellation, or a mistake in this program: either way nothing may stay INPROGRESS.
+                await task.record.abort("backup", self.bench.why_stopped)
+                raise
+            finally:
+                del self._running[operation.id]
+        return operation
+
+    async def index(self, repo_id: str) -> IndexResult:
+        """Compare the history with the repository's snapshots. ResticError says why it could not be."""
+        repo = self._repo(repo_id)
+        if not repo.guid:
+            repo = await self.adopt(repo_id)
+        async with self._lock(repo.guid):
+            repository = await self.bench.repository(repo)
+            await self.bench.clear_locks(repository)
+            result, _ = await index(repository, self._oplog)
+        return result
+
+    # repositories
+
+    async def repo_guid(self, repo: config.Repo) -> str:
+        """The id of the repository that ``repo`` describes. ResticFailure (with its reason) if there is no
+        answer.
+        """
+        return await (await self.bench.repository(repo)).guid()
+
+    async def check_exists(self, repo: config.Repo) -> bool:
+        """Whether there is a repository that opens with this password. ResticFailure for anything but yes and
+        no.
+        """
+        try:
+            await self.repo_guid(repo)
+        except ResticFailure as failure:
+            if failure.reason is Reason.NO_REPOSITORY:
+                return False
+            raise
+        return True
+
+    async def init_repo(self, repo: config.Repo) -> str:
+        """Make the repository, or take the one that is there if the password opens it; its id.
+
+        restic itself never overwrites a repository, so trying is safe even where an old one cannot tell
+        "there is none" from "I cannot get there".
+        """
+        repository = await self.bench.repository(repo)
+        try:
+            return await repository.guid()
+        except ResticFailure as failure:
+            if failure.reason not in (Reason.NO_REPOSITORY, Reason.UNREACHABLE):
+                raise
+        await repository.init()
+        return await repository.guid()
+
+    async def adopt(self, repo_id: str) -> config.Repo:
+        """Find out a configured repo's id (making the repository if auto_initialize says so) and keep it."""
+        repo = self._repo(repo_id)
+        guid = await (self.init_repo(repo) if repo.auto_initialize else self.repo_guid(repo))
+
+        def keep(current: config.Config) -> bool:
+            for one in current.repos:
+                # Only where it still is the place that was asked.
+                if one.id == repo_id and one.uri == repo.uri and not one.guid:
+                    one.guid = guid
+                    one.auto_initialize = False
+                    return True
+            return False
+
+        await trio.to_thread.run_sync(self._config.transform, keep)
+        return self._repo(repo_id)
+
+    # the configuration
+
+    def _instance(self) -> str:
+        instance = self._config.current.instance
+        if not instance:
+            raise UserError("this instance has no id yet: run backrest init")
+        return instance
+
+    def _plan(self, plan_id: str) -> config.Plan:
+        plan = _by_id(self._config.current.plans, plan_id)
+        if plan is None:
+            raise NotFoundError(f"there is no plan {plan_id}")
+        return plan
+
+    def _repo(self, repo_id: str, user: str = "") -> config.Repo:
+        repo = _by_id(self._config.current.repos, repo_id)
+        if repo is None:
+            raise NotFoundError(f"there is no repo {repo_id}" + (f", which {user} uses" if user else ""))
+        return repo
+
+    def _lock(self, guid: str) -> trio.Lock:
+        return self._locks.setdefault(guid, trio.Lock())
+
+
+def _by_id(items: Iterable[T], wanted: str) -> T | None:
+    for item in items:
+        if item.id == wanted:
+            copy = type(item)()
+            copy.CopyFrom(item)  # the configuration is read-only, and may be replaced while a task runs
+            return copy
+    return None

@@ -1,0 +1,88 @@
+"""What every task works with: the log of operations, restic, task logs, and how it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from backrest.engine import command, restic
+from backrest.engine.record import Stop
+from backrest.engine.tasklog import TaskLog
+from backrest.errors import StorageError
+from backrest.store.oplog import OpLog
+from backrest.store.paths import Paths, private_dir
+from backrest.wire import config
+
+logger = logging.getLogger(__name__)
+
+# At shutdown the whole process has 5 s (DESIGN.md, Process); restic gets this much of it.
+SHUTDOWN_GRACE_S = 3.0
+
+
+class Workbench:
+    """Shared by the tasks of one engine."""
+
+    def __init__(
+        self, paths: Paths, oplog: OpLog, *, restic_command: str | None, now_ms: Callable[[], int]
+    ) -> None:
+        self.oplog = oplog
+        self.now_ms = now_ms
+        self.stopping = False
+        self.grace_s = restic.GRACE_S
+        self.shutdown_grace_s = SHUTDOWN_GRACE_S
+        self.interrupted: set[str] = set()
+        """Guids of repositories that a task of a killed process worked on: its lock may be there still."""
+        self._paths = paths
+        self._restic_command = restic_command
+        self._found: tuple[tuple[str, int], restic.Restic] | None = None
+
+    @property
+    def why_stopped(self) -> Stop:
+        """What a task that finds itself cancelled says about it."""
+        return Stop.SHUTDOWN if self.stopping else Stop.USER
+
+    def grace(self) -> float:
+        """Seconds between SIGINT and SIGKILL for a restic that is to end now."""
+        return self.shutdown_grace_s if self.stopping else self.grace_s
+
+    async def binary(self) -> restic.Restic:
+        """The binary; asked for its version again only when the file has changed (an upgrade under way)."""
+        key = await trio.to_thread.run_sync(self._locate)
+        if self._found is None or self._found[0] != key:
+            self._found = key, await restic.find(key[0], command.process_environment())
+        return self._found[1]
+
+    def _locate(self) -> tuple[str, int]:
+        path = restic.locate(self._restic_command, command.process_environment(), self._paths.data_dir)
+        return path, Path(path).stat().st_mtime_ns
+
+    async def repository(self, repo: config.Repo, log: TaskLog | None = None) -> restic.Repository:
+        """restic bound to ``repo``. ResticError or UserError if that cannot be."""
+        return restic.Repository(
+            await self.binary(),
+            repo,
+            command.process_environment(),
+            log=log or TaskLog(),
+            grace=self.grace,
+        )
+
+    async def task_log(self, logref: str) -> TaskLog:
+        """The log of one task. Without a directory for it the task runs without a log."""
+        try:
+            await trio.to_thread.run_sync(private_dir, self._paths.tasklogs)
+        except StorageError as error:
+            logger.warning("there will be no task log: %s", error)
+            return TaskLog()
+        return TaskLog(self._paths.tasklogs / f"{logref}.log")
+
+    async def clear_locks(self, repository: restic.Repository) -> None:
+        """``restic unlock`` where the repo asks for it before each task, or a killed process may have left a
+        lock.
+        """
+        guid = repository.repo.guid
+        if repository.repo.auto_unlock or guid in self.interrupted:
+            await repository.unlock()
+            self.interrupted.discard(guid)
