@@ -1,7 +1,7 @@
 """Both ends of a session in one place: a pair of Sessions, driven together without a socket or a clock.
 
-``Pair`` passes bytes between them when told to (``pump``), in any chunks; ``Tap`` holds the records of one
-side so that a test can alter, drop or repeat them. Nothing in here asserts a contract.
+``Pair`` passes bytes between them when told to (``pump``), cut as a test wants. Nothing in here asserts a
+contract.
 """
 
 from __future__ import annotations
