@@ -1,0 +1,281 @@
+"""One HTTP/2 request as an ASGI application sees it: a scope, ``receive`` and ``send``.
+
+Two bounded buffers, each with one rule. What the peer sends waits in the inbox, and its flow-control credit
+goes back only when the application has taken it: the window is the bound. What the application sends waits
+in the outbox, and ``send`` waits while that holds more than HIGH_WATER: a slow peer slows the application
+and nothing else. Neither ever waits for another stream.
+
+A stream ends once. Afterwards ``receive`` says http.disconnect, ``send`` raises OSError, ``gone`` is set.
+The application is never cancelled because its peer left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import trio
+
+# Four DATA frames of the usual 16 KiB: enough to keep the writer busy while the application makes more.
+HIGH_WATER = 64 * 1024
+
+# Messages smaller than this are copied together instead of kept one by one: a queue of a million one-byte
+# objects would take a hundred times its bytes.
+JOIN_BELOW = 4 * 1024
+JOIN_LIMIT = 16 * 1024
+
+_TOKEN = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9a-z]+"
+)  # a lower-case field name (RFC 9110, 5.6.2; RFC 9113, 8.2.1)
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PATH = re.compile(rb"/[!-~]*|\*")  # visible ASCII: anything else must come percent-encoded
+_BAD_VALUE = re.compile(rb"[\x00\r\n]")
+_OF_THE_CONNECTION = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
+_PSEUDO = frozenset((b":method", b":path", b":scheme", b":authority"))
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+
+
+class Owner(Protocol):
+    """What a stream needs of its connection. None of it blocks."""
+
+    def start_response(self, stream: H2Stream, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
+    def wants_to_send(self, stream: H2Stream) -> None: ...
+    def give_credit(self, stream: H2Stream, octets: int) -> None: ...
+    def break_off(self, stream: H2Stream, reason: str) -> None: ...
+
+
+def build_scope(
+    headers: list[tuple[bytes, bytes]],
+    *,
+    scheme: str,
+    client: tuple[str, int] | None,
+    server: tuple[str, int] | None,
+) -> Scope:
+    """The ASGI scope of a request. ValueError when the request is malformed: a fault of that stream only.
+
+    h2's own check is off, because it ends the whole connection, and a proxy shares one among many clients:
+    one of them could throw out all the others with a header that its proxy passes on.
+    """
+    pseudo: dict[bytes, bytes] = {}
+    fields: list[tuple[bytes, bytes]] = []
+    for name, value in headers:
+        if _BAD_VALUE.search(value):
+            raise ValueError("a line break or a zero byte in a header")
+        if name.startswith(b":"):
+            if name not in _PSEUDO or name in pseudo or fields:
+                raise ValueError("a pseudo-header that is unknown, repeated or late")
+            pseudo[name] = value
+        elif not _TOKEN.fullmatch(name) or name in _OF_THE_CONNECTION:
+            raise ValueError("a header name that HTTP/2 does not allow")
+        elif name != b"host":
+            fields.append((name, value.strip(b" \t")))
+        else:
+            pseudo.setdefault(b":authority", value.strip(b" \t"))
+    method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    if not _METHOD.fullmatch(method) or not _PATH.fullmatch(target):
+        raise ValueError("no usable method or path")
+    path, _, query = target.partition(b"?")
+    return {
+        "type": "http",
+        "http_version": "2",
+        "asgi": {"spec_version": "2.1", "version": "3.0"},
+        "method": method.decode("ascii").upper(),
+        "scheme": scheme,
+        "path": unquote(path.decode("ascii")),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [(b"host", pseudo.get(b":authority", b"")), *fields],
+        "client": client,
+        "server": server,
+        "state": {},
+        "extensions": {},
+    }
+
+
+class H2Stream:
+    """One request. ``receive`` and ``send`` belong to the application, the rest to the connection."""
+
+    __slots__ = (
+        "_credit",
+        "_inbox",
+        "_offset",
+        "_outbox",
+        "_owner",
+        "_readable",
+        "_reason",
+        "_request_reported",
+        "_room",
+        "_stall_s",
+        "ending",
+        "finished",
+        "gone",
+        "head_only",
+        "id",
+        "pending",
+        "request_ended",
+        "started",
+        "working",
+    )
+
+    def __init__(self, owner: Owner, stream_id: int, *, head_only: bool, stall_s: float) -> None:
+        self._owner = owner
+        self.id = stream_id
+        self.head_only = head_only
+        self._stall_s = stall_s
+        self._inbox = bytearray()
+        self._credit = 0  # flow-controlled bytes of the inbox, padding included
+        self._outbox: deque[bytes | bytearray] = deque()
+        self._offset = 0  # bytes of the outbox's first element that are already gone
+        self.pending = 0  # bytes in the outbox
+        self.request_ended = False  # END_STREAM came
+        self._request_reported = False  # and the application knows
+        self.started = False  # the response's headers are out
+        self.ending = False  # the application has given the last of its body
+        self.finished = False  # END_STREAM or RST_STREAM of ours is out, or the peer is gone
+        self.gone = trio.Event()  # the peer cannot be reached through this stream any more
+        self.working = trio.CancelScope()  # around the application
+        self._reason = "the response has ended"
+        self._readable = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+
+    # For the connection.
+
+    def feed(self, data: bytes, credit: int) -> None:
+        """DATA came. Credit for bytes that carry nothing goes back at once."""
+        if not data:
+            self._owner.give_credit(self, credit)
+            return
+        self._inbox += data
+        self._credit += credit
+        self._readable.unpark_all()
+
+    def feed_end(self) -> None:
+        self.request_ended = True
+        self._readable.unpark_all()
+
+    def take(self, limit: int) -> bytes:
+        """Up to ``limit`` bytes of the outbox."""
+        parts: list[bytes] = []
+        while limit > 0 and self._outbox:
+            head = self._outbox[0]
+            part = bytes(head[self._offset : self._offset + limit])
+            self._offset += len(part)
+            limit -= len(part)
+            parts.append(part)
+            if self._offset == len(head):
+                self._outbox.popleft()
+                self._offset = 0
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.pending -= len(data)
+        if self.pending <= HIGH_WATER:
+            self._room.unpark_all()
+        return data
+
+    def finish(self) -> None:
+        """Our END_STREAM is out."""
+        self.finished = True
+        self._drop()
+
+    def lose(self, reason: str) -> None:
+        """The stream broke off: the peer's doing, or ours by RST_STREAM. What it held is given up."""
+        if not self.finished:
+            self.finished = True
+            self._reason = reason
+        self._drop()
+        self.gone.set()
+
+    def _drop(self) -> None:
+        credit, self._credit = self._credit, 0
+        self._inbox.clear()
+        self._outbox.clear()
+        self._offset = self.pending = 0
+        if credit:
+            self._owner.give_credit(self, credit)
+        self._readable.unpark_all()
+        self._room.unpark_all()
+
+    # For the application.
+
+    async def receive(self) -> Message:
+        """All that has come since the last call as one http.request, or http.disconnect."""
+        if self._has_news():
+            await trio.lowlevel.checkpoint()
+        while not self._has_news():
+            await self._readable.park()
+        if self.finished:
+            return {"type": "http.disconnect"}
+        body = bytes(self._inbox)
+        self._inbox.clear()
+        credit, self._credit = self._credit, 0
+        if credit:
+            self._owner.give_credit(self, credit)
+        self._request_reported = self.request_ended
+        return {"type": "http.request", "body": body, "more_body": not self.request_ended}
+
+    def _has_news(self) -> bool:
+        return bool(self._inbox) or self.finished or (self.request_ended and not self._request_reported)
+
+    async def send(self, message: Message) -> None:
+        """Raises OSError when the stream is gone; returns when there is room for more (or all is out)."""
+        # A checkpoint in any case: an application that sends in a loop must not keep the others from running.
+        await trio.lowlevel.checkpoint()
+        if self.finished:
+            raise BrokenPipeError(self._reason)
+        if message["type"] == "http.response.start":
+            if self.started:
+                raise RuntimeError("the response has started already")
+            self._owner.start_response(self, int(message["status"]), list(message.get("headers", ())))
+            self.started = True
+        elif message["type"] == "http.response.body":
+            if not self.started or self.ending:
+                raise RuntimeError("a body before the response's start or after its end")
+            self._push(message.get("body", b""))
+            self.ending = not message.get("more_body", False)
+            self._owner.wants_to_send(self)
+            if self.ending:
+                await self._flush()
+            elif self.pending > HIGH_WATER:
+                await self._make_room()
+        else:
+            raise RuntimeError(f"unknown message {message['type']!r}")
+
+    def _push(self, body: bytes) -> None:
+        if not body or self.head_only:
+            return
+        self.pending += len(body)
+        last = self._outbox[-1] if self._outbox else None
+        if len(body) >= JOIN_BELOW:
+            self._outbox.append(bytes(body))
+        elif isinstance(last, bytearray) and len(last) < JOIN_LIMIT:
+            last += body
+        else:
+            self._outbox.append(bytearray(body))
+
+    async def _flush(self) -> None:
+        """Until END_STREAM is out, so that a caller can bound how long the end may take."""
+        while not self.finished:
+            await self._progress()
+        if self.gone.is_set():
+            raise BrokenPipeError(self._reason)
+
+    async def _make_room(self) -> None:
+        while self.pending > HIGH_WATER and not self.finished:
+            await self._progress()
+        if self.finished:
+            raise BrokenPipeError(self._reason)
+
+    async def _progress(self) -> None:
+        """Waits for the outbox to shrink. A peer that keeps the window shut for too long is given up."""
+        before = self.pending
+        with trio.move_on_after(self._stall_s):
+            await self._room.park()
+            return
+        if self.pending == before and not self.finished:
+            self._owner.break_off(self, f"the peer has not read for {self._stall_s:.0f} s")
