@@ -182,7 +182,7 @@ class Repository:
         await self._document(["unlock"], parse_output=False)
 
     async def snapshots(self, *, tags: Sequence[str] = (), only: str = "") -> list[restic.ResticSnapshot]:
-        """All snapshots, or those with all ``tags``, or the one whose id begins with ``only``; oldest first."""
+        """All snapshots, or those with all ``tags``, or the one that ``only`` begins; oldest first."""
         flags = ["--tag", ",".join(tags)] if tags else []
         found = await self._document(["snapshots", "--json", *([only] if only else [])], flags)
         result: list[restic.ResticSnapshot] = self._parsed("snapshots", parse.snapshots, found)
