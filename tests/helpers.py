@@ -1,7 +1,7 @@
 """Both ends of a session in one place: a pair of Sessions, driven together without a socket or a clock.
 
-``Pair`` passes bytes between them when told to (``pump``), cut as a test wants. Nothing in here asserts a
-contract.
+``Pair`` passes bytes between them when told to (``pump``), cut as a test wants. ``RawClient`` and
+``RawHub`` are the other side by hand, for what a Session of ours would never say.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from backrest.crypto.identity import Identity
-from backrest.errors import PeerError
+from backrest.crypto.channel import Channel, Initiator, respond
+from backrest.crypto.identity import Identity, make_handshake
+from backrest.errors import Code, Fault, PeerError
 from backrest.protocol.events import Event, PeerIdentified, Received
-from backrest.protocol.session import Role, Session
+from backrest.protocol.framing import Decoder, encode, end_of_stream, parse_end
+from backrest.protocol.session import Role, Session, State
 from backrest.wire import operations, sync
 
 Item = sync.SyncStreamItem
@@ -159,3 +161,120 @@ def updated(*op_ids: int) -> Any:
     event = operations.OperationEvent()
     event.updated_operations.operations.extend(operations.Operation(id=i, modno=i) for i in op_ids)
     return Item.SyncActionReceiveOperations(event=event)
+
+
+class RawPeer:
+    """The other side by hand: says any item at any time, sealed or not, to a Session under test."""
+
+    def __init__(self, end: End) -> None:
+        self.end = end
+        self.channel: Channel | None = None
+
+    def give(self, item: Any, now: float = 0.0) -> None:
+        """An item as it is."""
+        self.give_bytes(item.SerializeToString(), now)
+
+    def give_bytes(self, payload: bytes, now: float = 0.0) -> None:
+        self.end.feed(encode(0, payload), now)
+
+    def give_sealed(self, item: Any, now: float = 0.0) -> None:
+        """An item in the channel's next record."""
+        self.give_plaintext(item.SerializeToString(), now)
+
+    def give_plaintext(self, plaintext: bytes, now: float = 0.0) -> None:
+        assert self.channel is not None
+        nonce, ciphertext = self.channel.seal(plaintext)
+        self.give(Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext)), now)
+
+    def take(self) -> list[Any]:
+        """What the Session has sent since the last call: cleartext items as they are, records opened. Its
+        end-of-stream message comes as an EndOfStream."""
+        found: list[Any] = []
+        decoder = Decoder(1 << 26)
+        decoder.feed(self.end.session.data_to_send())
+        while (envelope := decoder.next()) is not None:
+            if envelope.is_end:
+                found.append(parse_end(envelope.payload))
+                continue
+            item = Item.FromString(envelope.payload)
+            if item.WhichOneof("action") == "encrypted" and self.channel is not None:
+                item = Item.FromString(self.channel.open(item.encrypted.nonce, item.encrypted.ciphertext))
+            found.append(item)
+        return found
+
+
+class RawClient(RawPeer):
+    """A client by hand, before a hub Session."""
+
+    def __init__(self, **hub: Any) -> None:
+        super().__init__(End(make_hub(**hub)))
+        self.initiator = Initiator()
+
+    def hello(self) -> RawClient:
+        """The key exchange; what the hub then sent first is kept in ``hub_handshake``."""
+        key = Item.SyncEstablishSharedSecret(protocol_version=1, kem_public_key=self.initiator.public_key)
+        self.give(Item(establish_shared_secret=key))
+        answer, record = split_envelopes(self.end.session.data_to_send())
+        encapsulation = Item.FromString(answer[5:]).establish_shared_secret.kem_encapsulation
+        self.channel = self.initiator.finish(encapsulation)
+        sealed = Item.FromString(record[5:]).encrypted
+        self.hub_handshake = Item.FromString(self.channel.open(sealed.nonce, sealed.ciphertext)).handshake
+        return self
+
+    def handshake(self, identity: Identity = CLIENT_ID, secret: str = "", instance_id: str = "laptop") -> Any:
+        assert self.channel is not None
+        return make_handshake(identity, instance_id, secret, self.channel.transcript)
+
+    def opened(self) -> RawClient:
+        """Through the handshakes, accepted, all events so far forgotten."""
+        self.hello()
+        self.give_sealed(Item(handshake=self.handshake()))
+        self.end.accept_if_asked()
+        self.end.events.clear()
+        return self
+
+
+class RawHub(RawPeer):
+    """A hub by hand, before a client Session."""
+
+    def __init__(self, **client: Any) -> None:
+        super().__init__(End(make_client(**client)))
+        (hello,) = self.take()
+        self.public_key = hello.establish_shared_secret.kem_public_key
+
+    def answer(self) -> RawHub:
+        """The key exchange, not yet the handshake."""
+        encapsulation, self.channel = respond(self.public_key)
+        answer = Item.SyncEstablishSharedSecret(protocol_version=1, kem_encapsulation=encapsulation)
+        self.give(Item(establish_shared_secret=answer))
+        return self
+
+    def handshake(self, identity: Identity = HUB_ID, instance_id: str = "hub") -> Any:
+        assert self.channel is not None
+        return make_handshake(identity, instance_id, "", self.channel.transcript)
+
+    def opened(self) -> RawHub:
+        """Through the handshakes and the first item, all events so far forgotten."""
+        self.answer()
+        self.give_sealed(Item(handshake=self.handshake()))
+        self.give_sealed(Item(receive_config=Item.SyncActionReceiveConfig()))
+        self.take()
+        self.end.events.clear()
+        return self
+
+
+def assert_fault(end: End, fault: Fault, code: Code) -> None:
+    """The session ended with this verdict; a hub said so in its last message, a client says nothing."""
+    assert end.fault is not None
+    assert (end.fault.fault, end.fault.code) == (fault, code), str(end.fault)
+    assert end.session.state is State.OVER
+    data = end.session.data_to_send()
+    if end.session.role is Role.HUB:
+        assert data.endswith(end_of_stream(code, str(end.fault)))
+    else:
+        assert data == b""
+
+
+def kem(**fields: Any) -> Any:
+    """A cleartext item of the key exchange."""
+    return Item(establish_shared_secret=Item.SyncEstablishSharedSecret(**fields))

@@ -115,8 +115,8 @@ def named(kind: str) -> str:
     return f"the action {kind!r}" if kind else "no action that we know"
 
 
-def check_shape(role: Role, kind: str, message: Message) -> None:
-    """Refuse what an item must never be, whoever sends it. Raises PeerError(ITEM)."""
+def check_shape(role: Role, message: Message) -> None:
+    """Refuse what an item for ``role`` must never be, whoever sends it. Raises PeerError(ITEM)."""
     if isinstance(message, Item.SyncActionOperationManifest):
         # To a client a manifest is the request to send its own again: what is in it says nothing.
         if role is Role.HUB and len(message.op_ids) != len(message.modnos):

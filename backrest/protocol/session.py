@@ -209,13 +209,14 @@ class Session:
         if kind not in items.SENDABLE[self.role] and kind not in items.gated(other, self._shared_features()):
             raise ValueError(f"a {self.role.value} does not send {kind!r} to this peer")
         item = Item()
-        getattr(item, kind).SetInParent()
+        field = cast(Message, getattr(item, kind))
+        field.SetInParent()
         if message is not None:
-            getattr(item, kind).CopyFrom(message)
-            try:
-                items.check_shape(other, kind, message)
-            except PeerError as error:
-                raise ValueError(f"{kind}: {error}") from None
+            field.CopyFrom(message)
+        try:
+            items.check_shape(other, field)
+        except PeerError as error:
+            raise ValueError(f"{kind}: {error}") from None
         self._seal(item)
 
     def end(self, code: Code | None = None, message: str = "") -> None:
@@ -343,7 +344,7 @@ class Session:
         return f"the hub calls itself {instance_id[:100]!r}, not {expected_instance_id!r}"
 
     def _on_item(self, kind: str, message: Message) -> list[Event]:
-        items.check_shape(self.role, kind, message)
+        items.check_shape(self.role, message)
         events: list[Event] = []
         if self.state is State.FIRST_ITEM:
             # Not before: the hub's handshake says who it is; only an item says that it let us in.
