@@ -115,7 +115,7 @@ class DuplexTransport(httpx.AsyncBaseTransport):
             raise NetError(f"no connection to {place(url)} within {limit:g} s: {why}")
         connection = Connection(request, stream, limit)
         self._open.add(connection)
-        self._nursery.start_soon(_run, connection, body)
+        self._nursery.start_soon(_run, connection, body if connection.has_body else None)
         return connection
 
     async def _close(self, connection: Connection) -> None:

@@ -69,6 +69,8 @@ class Connection:
 
     def __init__(self, request: httpx.Request, stream: trio.abc.Stream, patience: float) -> None:
         self.url = request.url
+        # httpx's way to say so; without one END_STREAM goes out with the headers.
+        self.has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
         self.status: int | None = None
         self.headers = httpx.Headers()
         self.goaway = False
@@ -96,7 +98,6 @@ class Connection:
         self._open(request)
 
     def _open(self, request: httpx.Request) -> None:
-        has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
         headers = [
             (b":method", request.method.encode("ascii")),
             (b":scheme", self.url.raw_scheme),
@@ -108,8 +109,8 @@ class Connection:
         ]
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65535)
-        self._h2.send_headers(STREAM, headers, end_stream=not has_body)
-        self._end_wanted = self._end_sent = not has_body
+        self._h2.send_headers(STREAM, headers, end_stream=not self.has_body)
+        self._end_wanted = self._end_sent = not self.has_body
 
     # -- for the owner of the stream
 
@@ -345,6 +346,11 @@ class Connection:
                 if len(self._head) == 9:
                     self._frame_left = int.from_bytes(self._head[:3], "big")
                     self._head = b""
+                    if self._frame_left > FRAME_SIZE:  # h2 looks at it only when it holds the whole frame
+                        self._fail(
+                            NetError(f"{place(self.url)} broke the rules of HTTP/2: a frame too large")
+                        )
+                        return
             step = min(self._frame_left, len(data) - position)
             self._frame_left -= step
             position += step
