@@ -25,7 +25,9 @@ def test_backup_arguments_stand_in_the_documented_order() -> None:
         iexcludes=["thumbs.db"],
         backup_flags=["--one-file-system", "--host 'my laptop'"],
     )
-    subcommand, flags = command.backup_arguments(plan, "laptop", parent="ab" * 32, dry_run=True, can_skip=True)
+    subcommand, flags = command.backup_arguments(
+        plan, "laptop", parent="ab" * 32, dry_run=True, can_skip=True
+    )
     assert subcommand == ["backup", "--json", "/srv/photos", "/srv/more photos"]
     assert flags == [
         *["--exclude-caches", "--tag", "plan:photos", "--tag", "created-by:laptop"],
@@ -36,7 +38,12 @@ def test_backup_arguments_stand_in_the_documented_order() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "known", "own", "count"),
-    [(True, True, [], 1), (True, False, [], 0), (False, True, [], 0), (True, True, ["--skip-if-unchanged"], 1)],
+    [
+        (True, True, [], 1),
+        (True, False, [], 0),
+        (False, True, [], 0),
+        (True, True, ["--skip-if-unchanged"], 1),
+    ],
 )
 def test_skip_if_unchanged_is_given_once_and_only_to_a_restic_that_knows_it(
     wanted: bool, known: bool, own: list[str], count: int
@@ -82,7 +89,7 @@ def test_prefix_has_cpu_before_io(cpu: str, io: str, expected: list[str]) -> Non
 
 def test_a_prefix_tool_that_is_not_installed_is_named() -> None:
     repo = config.Repo(id="nas", command_prefix=config.CommandPrefix(io_nice=config.CommandPrefix.IO_IDLE))
-    with pytest.raises(ResticError, match="nas.*ionice"):
+    with pytest.raises(ResticError, match=r"nas.*ionice"):
         command.prefix(repo, lambda tool: None)
 
 
@@ -145,7 +152,10 @@ def test_a_bad_environment_entry_is_refused_without_being_shown(entry: str) -> N
         (policy(), []),
         (
             policy(yearly=1, monthly=2, weekly=3, daily=4, hourly=5, keep_last_n=6),
-            "--keep-last 6 --keep-hourly 5 --keep-daily 4 --keep-weekly 3 --keep-monthly 2 --keep-yearly 1".split(),
+            [
+                *["--keep-last", "6", "--keep-hourly", "5", "--keep-daily", "4"],
+                *["--keep-weekly", "3", "--keep-monthly", "2", "--keep-yearly", "1"],
+            ],
         ),
         (policy(daily=7, hourly=-1), ["--keep-daily", "7"]),
     ],
@@ -179,7 +189,8 @@ def test_names_of_secrets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "HOME", "RESTIC_PASSWORD_FILE", "PASSWORD_STORE_DIR", "--compression", "MONKEY", "--key-hint"]
+    "name",
+    ["PATH", "HOME", "RESTIC_PASSWORD_FILE", "PASSWORD_STORE_DIR", "--compression", "MONKEY", "--key-hint"],
 )
 def test_names_of_ordinary_values(name: str) -> None:
     assert not is_secret_name(name)
@@ -214,7 +225,9 @@ def test_the_password_of_an_address_is_masked_wherever_it_turns_up() -> None:
         (["--exclude", "/srv/key=1"], ["--exclude", "/srv/key=1"]),
     ],
 )
-def test_arguments_of_secret_flags_are_masked_at_any_length(arguments: list[str], expected: list[str]) -> None:
+def test_arguments_of_secret_flags_are_masked_at_any_length(
+    arguments: list[str], expected: list[str]
+) -> None:
     assert Redactor(()).arguments(arguments) == expected
 
 

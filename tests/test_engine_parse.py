@@ -105,6 +105,10 @@ def test_the_summary_keeps_restics_duration_and_id() -> None:
     assert found == restic.BackupProgressSummary(files_new=3, total_duration=0.771032147, snapshot_id=ID)
 
 
+def test_a_skipped_snapshot_has_no_negative_duration() -> None:
+    assert parse.backup_summary({"total_duration": -9223372036.854776}) == restic.BackupProgressSummary()
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -174,7 +178,7 @@ def test_tags_attribute_by_the_first_of_their_kind() -> None:
         (1, "Fatal: wrong password or no key found", Reason.WRONG_PASSWORD),
         (
             1,
-            "Fatal: unable to open config file: stat /x/config: no such file or directory\nIs there a repository",
+            "Fatal: unable to open config file: stat /x/config: no such file or directory\nIs there",
             Reason.NO_REPOSITORY,
         ),
         (1, "Fatal: unable to open config file: dial tcp: connection refused", Reason.UNREACHABLE),
@@ -197,11 +201,11 @@ def test_reasons_by_code_or_by_text(code: int, said: str, reason: Reason) -> Non
         (
             1,
             [
-                "unable to create lock in backend: repository is already locked by PID 8 on vm by root (UID 0, GID 0)",
+                "unable to create lock in backend: repository is already locked by PID 8 on vm by root",
                 "lock was created at 2026-11-23 09:10:28 (2s ago)",
                 "storage ID 1d2c",
             ],
-            "repo nas is locked by another restic: PID 8 on vm by root (UID 0, GID 0), "
+            "repo nas is locked by another restic: PID 8 on vm by root, "
             "lock was created at 2026-11-23 09:10:28 (2s ago)",
         ),
         (1, ["scan", "Fatal: disk full"], "restic backup failed (exit code 1): disk full"),

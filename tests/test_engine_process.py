@@ -136,7 +136,9 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def test_pipes_kept_open_by_a_grandchild_do_not_hold_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pipes_kept_open_by_a_grandchild_do_not_hold_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process, "LINGER_S", 0.05)
     script = f"""
 import subprocess, sys

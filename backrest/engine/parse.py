@@ -155,7 +155,8 @@ def backup_summary(found: Mapping[str, Any]) -> restic.BackupProgressSummary:
     """
     return restic.BackupProgressSummary(
         **{name: integer(found.get(name)) for name in _COUNTS},
-        total_duration=number(found.get("total_duration")),
+        # A skipped snapshot has no end, and 0.18 says that it took minus 292 years.
+        total_duration=max(0.0, number(found.get("total_duration"))),
         snapshot_id=text(found.get("snapshot_id"), 64),
     )
 
