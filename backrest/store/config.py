@@ -1,0 +1,290 @@
+"""The configuration file: read, migrated, validated, changed by one transaction at a time.
+
+The format is the reference's protobuf JSON, so that a user can point either program at the file. ``current``
+is a new object for each change and never altered: whoever holds one may compare and keep it. A change is a
+level: listeners are called after it is on disk, with the newest configuration, and no change goes untold.
+
+The file may be edited by hand, or by the other program, at any time. So each transaction first looks whether
+it is still what was read or written last, and reads it again if not: nobody's edit is overwritten unseen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backrest import wire
+from backrest.errors import StorageError, UserError
+from backrest.store import backups
+from backrest.store.configfile import parse, serialise
+from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
+from backrest.store.migrations import CURRENT_VERSION, migrate
+from backrest.store.unknown import Unknown
+from backrest.store.validate import Findings, check, normalise
+
+log = logging.getLogger(__name__)
+
+Config = wire.config.Config
+
+_INT32_MAX = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration as a file gives it, brought to the current version and checked by the lenient rules."""
+
+    config: Config
+    unknown: Unknown
+    migrated: bool
+    warnings: tuple[str, ...]
+
+
+def default_config() -> Config:
+    """Before the first file: the reference's defaults, without an identity (``init`` makes it)."""
+    return Config(version=CURRENT_VERSION, auth=wire.config.Auth(disabled=True))
+
+
+def load(data: bytes, source: str, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read the content of a configuration file. ``source`` names it in messages.
+
+    UserError for anything that cannot be used, with all problems of its content at once.
+    """
+    try:
+        config, unknown = parse(data)
+        if not config.ByteSize() and not unknown:
+            config = default_config()
+        migrated = migrate(config, os.environ if environ is None else environ)
+    except UserError as error:
+        raise UserError(f"{source}: {error}", error.problems) from error
+    findings = check(config, config)
+    _refuse(source, findings)
+    return Loaded(config, unknown, migrated, tuple(findings.warnings))
+
+
+def _refuse(source: str, findings: Findings) -> None:
+    if findings.problems:
+        raise UserError(f"{source}: {'; '.join(findings.problems)}", findings.problems)
+
+
+class ConfigStore:
+    """One configuration file, for all threads of this process."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = environ
+        self._lock = threading.RLock()  # held over a whole transaction
+        self._telling = threading.RLock()  # held while listeners are called; never taken before _lock
+        self._changing = False
+        self._in_listener = False
+        self._listeners: list[Callable[[Config], None]] = []
+        self._config = default_config()
+        self._unknown = Unknown()
+        self._digest: bytes | None = None  # of the file's content when last read or written; None: no file
+        self._generation = 0
+        self._told = 0
+        self.warnings: tuple[str, ...] = ()  # about the file as it was last read
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> ConfigStore:
+        """Read the file; one of an older version is written back at once, its predecessor kept as a backup.
+
+        An absent file gives the defaults and is not made. UserError: the content cannot be used, with all
+        problems listed; StorageError: it cannot be read, or not be written back.
+        """
+        store = cls(Path(os.path.abspath(path)), os.environ if environ is None else environ)
+        sweep_temps(store._path)
+        data = store._read()
+        if data is not None:
+            loaded = store._load(data)
+            store._config, store._unknown = loaded.config, loaded.unknown
+            store._digest, store.warnings = _digest(data), loaded.warnings
+            if loaded.migrated:
+                store._write(store._config, data)
+                log.info("%s was brought to version %d", store._path, CURRENT_VERSION)
+        return store
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def current(self) -> Config:
+        """The configuration in force. Read only: transform() is the way to change it."""
+        return self._config
+
+    @property
+    def generation(self) -> int:
+        """Rises with each change that this process made or noticed."""
+        return self._generation
+
+    def transform(self, fn: Callable[[Config], bool | None], *, replace_identity: bool = False) -> Config:
+        """Change the configuration in one atomic, durable step, and return the one that is then in force.
+
+        ``fn`` gets a copy to alter; it returns False for "no change", and whatever it raises ends the
+        transaction. A copy left as it was is no change either: nothing is written and modno stays (or two
+        peers that push to each other would restart each other for ever). Else modno grows by one, the result
+        is validated, written, and told to the listeners before this returns. On UserError (with all problems)
+        or StorageError memory and file are as before.
+        """
+        try:
+            with self._transaction():
+                self._notice_edits()
+                before = self._config
+                draft = _copy(before)
+                return before if fn(draft) is False else self._commit(before, draft, replace_identity)
+        finally:
+            self._tell()  # also when only an edit of the file was noticed
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            if self._changing:  # what the inner one wrote would be overwritten by the outer one
+                raise RuntimeError("a configuration is changed inside another change of it")
+            self._changing = True
+            try:
+                yield
+            finally:
+                self._changing = False
+
+    def _commit(self, before: Config, draft: Config, replace_identity: bool) -> Config:
+        # Not the caller's to choose: a request of the reference's API carries both (W-06).
+        draft.version, draft.modno = CURRENT_VERSION, before.modno
+        normalise(draft)
+        if draft == before:
+            return before
+        old_identity = before.multihost.identity
+        if old_identity.keyid and draft.multihost.identity != old_identity and not replace_identity:
+            raise UserError("the instance's identity cannot be changed this way: all pairings would be lost")
+        _refuse("the change was not made", check(draft, before))
+        draft.modno = _next(before.modno)
+        self._write(draft, self._read())
+        self._set(draft)
+        return draft
+
+    def reload(self) -> bool:
+        """Read the file again (SIGHUP). False: nothing has changed.
+
+        On UserError or StorageError the configuration in force stays.
+        """
+        with self._transaction():
+            generation = self._generation
+            if self._read() is None and self._digest is not None:
+                raise UserError(
+                    f"{self._path} is gone: the configuration in force stays until the next change"
+                )
+            self._notice_edits()
+            changed = self._generation != generation
+        self._tell()
+        return changed
+
+    def subscribe(self, callback: Callable[[Config], None]) -> Callable[[], None]:
+        """``callback(config)`` after each change, in the thread that made it; it must not block.
+
+        Several changes may be told as one, the newest. Returns the function that ends the subscription.
+        """
+        with self._lock:
+            self._listeners = [*self._listeners, callback]
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners = [one for one in self._listeners if one is not callback]
+
+        return unsubscribe
+
+    # --- disk
+
+    def _read(self) -> bytes | None:
+        try:
+            return read_file(self._path)
+        except FileNotFoundError:
+            return None
+
+    def _notice_edits(self) -> None:
+        """Take over what somebody else wrote into the file since we last read or wrote it."""
+        data = self._read()
+        if data is None or _digest(data) == self._digest:
+            return
+        first, before = self._digest is None, self._config
+        loaded = self._load(data)
+        self._unknown, self._digest, self.warnings = loaded.unknown, _digest(data), loaded.warnings
+        config = loaded.config
+        if config == before:
+            return  # only white space, or unknown keys: nothing that anybody must be told
+        if not first and config.modno <= before.modno:
+            # Who edits by hand leaves modno alone; an API client that still holds the old one must not
+            # overwrite the edit. It is written with the next change.
+            config.modno = _next(before.modno)
+        log.info("%s was changed by somebody else: using it", self._path)
+        self._set(config)
+
+    def _load(self, data: bytes) -> Loaded:
+        try:
+            loaded = load(data, str(self._path), self._environ)
+        except UserError as error:
+            newest = backups.newest(self._path)
+            hint = f" (the newest backup is {newest})" if newest else ""
+            raise UserError(f"{error}{hint}", error.problems) from error
+        for warning in loaded.warnings:
+            log.warning("%s: %s", self._path, warning)
+        return loaded
+
+    def _write(self, config: Config, old: bytes | None) -> None:
+        """Replace the file, keeping ``old``, its content now, as a backup."""
+        private_dir(self._path.parent)
+        data = serialise(config, self._unknown)
+        backup = backups.keep(self._path, old) if old is not None else None
+        try:
+            atomic_write(self._path, data)
+        except StorageError:
+            if backup is not None:  # else ten failures would push out the last ten real ones
+                backups.forget(backup)
+            raise
+        self._digest = _digest(data)
+        backups.prune(self._path)
+
+    # --- listeners
+
+    def _set(self, config: Config) -> None:
+        self._config = config
+        self._generation += 1
+
+    def _tell(self) -> None:
+        """Call the listeners until they have seen the newest configuration.
+
+        A change made by a listener is told by the loop that called it; a change made by another thread
+        meanwhile is told by whichever gets there first, before either transform() returns.
+        """
+        with self._telling:
+            if self._in_listener:
+                return
+            self._in_listener = True
+            try:
+                while self._told != self._generation:
+                    self._told = self._generation
+                    config = self._config
+                    for listener in self._listeners:
+                        try:
+                            listener(config)
+                        except Exception:  # one listener's mistake must not keep the news from the others
+                            log.exception("a listener for the configuration failed")
+            finally:
+                self._in_listener = False
+
+
+def _copy(config: Config) -> Config:
+    out = Config()
+    out.CopyFrom(config)
+    return out
+
+
+def _next(modno: int) -> int:
+    return modno + 1 if modno < _INT32_MAX else 1
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

@@ -1,0 +1,341 @@
+"""What a configuration must satisfy (ENGINE.md 1.8), every violation reported at once, nothing changed.
+
+Two kinds of rules. The reference's own reject a configuration always. Ours, stricter (the alphabet of ids,
+key ids, addresses, tokens, counts), reject what is new or changed; where the previous configuration has the
+same, they only warn: a file that the reference loads must load here too.
+
+Absent on purpose: the reference's clean-up of repos whose host is gone, which deletes the user's plans from
+inside a validation (W-46). See removal.py.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from backrest import wire
+from backrest.crypto.identity import Identity, is_keyid
+from backrest.permissions import RECEIVE_SHARED_REPOS, TYPE_NAMES, parse_scope
+from backrest.store.schedules import retention_problem, retention_warning, schedule_problem
+from backrest.store.text import is_printable, quoted
+
+Config = wire.config.Config
+Multihost = wire.config.Multihost
+Peer = wire.config.Multihost.Peer
+Plan = wire.config.Plan
+Repo = wire.config.Repo
+
+INSTANCE_ID_BYTES: Final = 50  # the reference's bound
+GUID_LENGTH: Final = 64  # restic's repository id: SHA-256 in hex
+SECRET: Final = re.compile(r"[0-9a-f]{64}")  # what both programs generate: 32 random bytes in hex
+_ID: Final = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(slots=True)
+class Findings:
+    """``problems`` reject a configuration, ``warnings`` do not; one sentence each, no secrets."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def ours(self, text: str, *, known: bool) -> None:
+        """A rule of ours is violated: a warning where that was so before."""
+        (self.warnings if known else self.problems).append(text)
+
+
+def id_problem(text: str, max_bytes: int = 0) -> str:
+    """What is wrong with a new id, as the end of a sentence ("is empty"); empty when it is good.
+
+    ``max_bytes`` 0: no bound.
+    """
+    return _hard_id_problem(text, max_bytes) or ("" if _ID.fullmatch(text) else _ODD)
+
+
+_ODD: Final = 'may hold only letters, digits, "_", "-" and "."'
+
+
+def _hard_id_problem(text: str, max_bytes: int) -> str:
+    if text.startswith("_") and text.endswith("_"):
+        return 'is reserved: it begins and ends with "_"'
+    if not text:
+        return "is empty"
+    if max_bytes and len(text.encode()) > max_bytes:
+        return f"is longer than {max_bytes} bytes"
+    return ""
+
+
+def problems(config: Config, previous: Config | None = None) -> list[str]:
+    """Why this configuration cannot follow ``previous`` (None: everything in it is new)."""
+    return check(config, previous).problems
+
+
+def check(config: Config, previous: Config | None = None, *, now: float | None = None) -> Findings:
+    """Everything that is wrong with ``config``. To judge a file as it is, give it as ``previous`` too.
+
+    ``now`` (Unix time) is where the search for a schedule's next occurrence starts.
+    """
+    now = time.time() if now is None else now
+    before = previous if previous is not None else Config()
+    found = Findings()
+    _check_instance(config, before, found)
+    _check_users(config, before, found)
+    _check_repos(config, before, found, now)
+    _check_plans(config, before, found, now)
+    if config.HasField("multihost"):
+        _check_multihost(config, before, found)
+    elif before.multihost.HasField("identity"):
+        found.problems.append("the instance's identity would be lost, and every pairing with it")
+    return found
+
+
+def normalise(config: Config) -> None:
+    """Put it into the order in which the reference writes it: the two programs' files then differ little."""
+    config.repos.sort(key=lambda repo: repo.id)
+    config.plans.sort(key=lambda plan: plan.id)
+    for repo in config.repos:
+        repo.env.sort()
+    for plan in config.plans:
+        plan.paths.sort()
+
+
+def _check_id(what: str, text: str, found: Findings, *, known: bool, max_bytes: int = 0) -> None:
+    hard = _hard_id_problem(text, max_bytes)
+    if hard:
+        found.problems.append(f"{what} {hard}")
+    elif not _ID.fullmatch(text):
+        found.ours(f"{what} {_ODD}", known=known)
+
+
+def _check_instance(config: Config, before: Config, found: Findings) -> None:
+    if not config.instance:
+        found.warnings.append(
+            "the instance has no id: sync and backups need one (backrest init --instance-id)"
+        )
+        return
+    known = config.instance == before.instance
+    what = f"the instance id {quoted(config.instance)}"
+    _check_id(what, config.instance, found, known=known, max_bytes=INSTANCE_ID_BYTES)
+
+
+def _check_users(config: Config, before: Config, found: Findings) -> None:
+    if not config.HasField("auth") or config.auth.disabled:
+        return
+    if not config.auth.users:
+        found.problems.append("authentication is on, but there is no user")
+    names = {user.name for user in before.auth.users}
+    for user in config.auth.users:
+        _check_id(f"the user name {quoted(user.name)}", user.name, found, known=user.name in names)
+        if not user.password_bcrypt:
+            found.problems.append(f"user {quoted(user.name)}: there is no password")
+
+
+def _duplicates(what: str, values: Iterable[str], found: Findings) -> None:
+    seen: set[str] = set()
+    told: set[str] = set()
+    for value in values:
+        if value in seen and value not in told:
+            told.add(value)
+            found.problems.append(f"duplicate id: {what} {quoted(value)} is there twice")
+        seen.add(value)
+
+
+def _check_repos(config: Config, before: Config, found: Findings, now: float) -> None:
+    earlier = {repo.id: repo for repo in before.repos}
+    peers = {
+        peer.instance_id for peer in (*config.multihost.known_hosts, *config.multihost.authorized_clients)
+    }
+    _duplicates("repo", (repo.id for repo in config.repos), found)
+    for repo in config.repos:
+        old = earlier.get(repo.id)
+        what = f"repo {quoted(repo.id)}"
+        # A repo of another instance has the id that it has there: the user here cannot change it.
+        shared = bool(repo.origin_instance_id) and is_printable(repo.id)
+        _check_id(f"the id of {what}", repo.id, found, known=old is not None or shared)
+        if not repo.uri:
+            found.problems.append(f"{what}: there is no address (uri)")
+        _check_guid(what, repo, old, found)
+        for index, entry in enumerate(repo.env):
+            if "=" not in entry:  # not shown: it may be a secret that lost its name
+                found.problems.append(f"{what}: entry {index + 1} of its environment is not NAME=VALUE")
+        for name in ("prune", "check"):
+            policy = repo.prune_policy if name == "prune" else repo.check_policy
+            if policy.HasField("schedule"):
+                _tell(f"{what}: {name} schedule", schedule_problem(policy.schedule, now), found)
+        if repo.HasField("forget_policy"):
+            _check_forget(what, repo, old, found, now)
+        if repo.origin_instance_id and repo.origin_instance_id not in peers:
+            found.warnings.append(
+                f"{what} came from {quoted(repo.origin_instance_id)}, which is no peer of this instance: "
+                f"Backrest in Go would delete it and the plans on it"
+            )
+
+
+def _tell(what: str, problem: str, found: Findings) -> None:
+    if problem:
+        found.problems.append(f"{what}: {problem}")
+
+
+def _check_guid(what: str, repo: Repo, old: Repo | None, found: Findings) -> None:
+    if not repo.guid:
+        if not repo.auto_initialize:
+            found.problems.append(f"{what}: there is no guid, and auto-initialize is off")
+        return
+    if len(repo.guid.encode()) != GUID_LENGTH:
+        found.problems.append(f"{what}: the guid must have {GUID_LENGTH} characters")
+    elif not (repo.guid.isascii() and repo.guid.isalnum()):
+        known = old is not None and old.guid == repo.guid
+        found.ours(f"{what}: the guid may hold only letters and digits", known=known)
+    if repo.auto_initialize:
+        found.problems.append(f"{what}: with a guid, auto-initialize must be off")
+
+
+def _check_forget(what: str, repo: Repo, old: Repo | None, found: Findings, now: float) -> None:
+    policy = repo.forget_policy
+    if not policy.HasField("schedule"):
+        return
+    _tell(f"{what}: forget schedule", schedule_problem(policy.schedule, now), found)
+    if policy.schedule.WhichOneof("schedule") in (None, "disabled"):
+        return
+    if not policy.HasField("retention"):
+        found.problems.append(f"{what}: a forget schedule needs a retention policy")
+        return
+    known = old is not None and old.forget_policy == policy
+    _tell(f"{what}: forget policy", retention_problem(policy.retention), found)
+    odd = retention_warning(policy.retention)
+    if odd:
+        found.ours(f"{what}: forget policy: {odd}", known=known)
+    elif policy.retention.policy_keep_all:
+        found.ours(f"{what}: a forget schedule cannot keep everything: disable the schedule", known=known)
+
+
+def _check_plans(config: Config, before: Config, found: Findings, now: float) -> None:
+    earlier = {plan.id: plan for plan in before.plans}
+    repos = {repo.id for repo in config.repos}
+    _duplicates("plan", (plan.id for plan in config.plans), found)
+    for plan in config.plans:
+        old = earlier.get(plan.id)
+        what = f"plan {quoted(plan.id)}"
+        _check_id(f"the id of {what}", plan.id, found, known=old is not None)
+        if plan.HasField("schedule"):
+            _tell(f"{what}: schedule", schedule_problem(plan.schedule, now), found)
+        if not plan.paths and not plan.backup_flags:
+            found.problems.append(f"{what}: there is no path to back up")
+        if not all(plan.paths):
+            found.problems.append(f"{what}: a path is empty")
+        if not plan.repo:
+            found.problems.append(f"{what}: there is no repo")
+        elif plan.repo not in repos:
+            found.problems.append(f"{what}: repo {quoted(plan.repo)} not found")
+        if plan.HasField("retention"):
+            _tell(f"{what}: retention", retention_problem(plan.retention), found)
+            odd = retention_warning(plan.retention)
+            if odd:
+                known = old is not None and old.retention == plan.retention
+                found.ours(f"{what}: retention: {odd}", known=known)
+
+
+def _check_multihost(config: Config, before: Config, found: Findings) -> None:
+    multihost = config.multihost
+    if multihost.HasField("identity"):
+        try:
+            Identity.from_proto(multihost.identity)
+        except ValueError as bad:
+            found.problems.append(f"the instance's identity cannot be used: {bad}")
+    elif before.multihost.HasField("identity"):
+        found.problems.append("the instance's identity would be lost, and every pairing with it")
+    hosts = {peer.keyid: peer for peer in before.multihost.known_hosts}
+    clients = {peer.keyid: peer for peer in before.multihost.authorized_clients}
+    for host in multihost.known_hosts:
+        _check_peer("host", host, hosts, found)
+    for client in multihost.authorized_clients:
+        _check_peer("client", client, clients, found)
+    everybody = (*multihost.known_hosts, *multihost.authorized_clients)
+    own_keyid = (multihost.identity.keyid,) if multihost.identity.keyid else ()
+    own_id = (config.instance,) if config.instance else ()
+    _duplicates("instance", (*own_id, *(p.instance_id for p in everybody if p.instance_id)), found)
+    _duplicates("key", (*own_keyid, *(p.keyid for p in everybody if p.keyid)), found)
+    _check_tokens(multihost, before.multihost, found)
+
+
+def _check_peer(role: str, peer: Peer, earlier: Mapping[str, Peer], found: Findings) -> None:
+    old = earlier.get(peer.keyid)
+    what = f"{role} {quoted(peer.instance_id)}"
+    # A host's id was chosen on the host: here one can only take it as it is, if it can be shown at all.
+    known = old is not None and old.instance_id == peer.instance_id
+    known = known or (role == "host" and is_printable(peer.instance_id))
+    id_what = f"the instance id of {what}"
+    _check_id(id_what, peer.instance_id, found, known=known, max_bytes=INSTANCE_ID_BYTES)
+    if not peer.keyid:
+        found.problems.append(f"{what}: there is no key id")
+    elif not is_keyid(peer.keyid):
+        found.ours(f"{what}: {quoted(peer.keyid)} is not a key id", known=old is not None)
+    if role == "host":
+        if not peer.instance_url:
+            found.problems.append(f"{what}: there is no URL")
+        elif not _is_url(peer.instance_url):
+            known = old is not None and old.instance_url == peer.instance_url
+            found.ours(f"{what}: the URL must be http:// or https:// and a host's name", known=known)
+    before = old.permissions if old else ()
+    _check_permissions(what, peer.permissions, before, found)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port  # ValueError when it is none
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname) and is_printable(text) and " " not in text
+
+
+def _check_permissions(
+    what: str,
+    permissions: Iterable[Multihost.Permission],
+    before: Iterable[Multihost.Permission],
+    found: Findings,
+    *,
+    scopes_known: bool = False,
+) -> None:
+    earlier = list(before)
+    for permission in permissions:
+        known = permission in earlier
+        for scope in permission.scopes:
+            try:
+                parse_scope(scope)
+            except ValueError:
+                text = (
+                    f"{what}: {quoted(scope)} is not a scope: use *, repo:ID, plan:ID, !repo:ID or !plan:ID"
+                )
+                found.ours(text, known=scopes_known)
+        if permission.type not in TYPE_NAMES.values():
+            found.ours(f"{what}: a permission has no type that is known", known=known)
+        elif not permission.scopes and permission.type != RECEIVE_SHARED_REPOS:
+            name = Multihost.Permission.Type.Name(permission.type)
+            found.warnings.append(f'{what}: {name} without scopes means everything: write "*" to say so')
+
+
+def _check_tokens(multihost: Multihost, before: Multihost, found: Findings) -> None:
+    """Rules of ours only (W-47): the reference looks at none of this."""
+    earlier = {token.secret: token for token in before.pairing_tokens}
+    seen: set[str] = set()
+    for token in multihost.pairing_tokens:
+        old = earlier.get(token.secret)
+        known = old is not None
+        what = f"pairing token {quoted(token.label)}"
+        if not SECRET.fullmatch(token.secret):
+            found.ours(f"{what}: the secret must be 64 hex digits", known=known)
+        if token.secret in seen:
+            found.ours(f"{what}: another token has the same secret", known=known)
+        seen.add(token.secret)
+        if not is_printable(token.label):
+            found.ours(f"{what}: the label holds control characters", known=known)
+        if min(token.created_at_unix, token.expires_at_unix, token.max_uses, token.uses) < 0:
+            found.ours(f"{what}: times and counts cannot be negative", known=known)
+        if 0 < token.max_uses < token.uses:
+            found.ours(f"{what}: it was used more often than it may be", known=known)
+        before_permissions = old.permissions if old else ()
+        _check_permissions(what, token.permissions, before_permissions, found, scopes_known=known)
