@@ -10,6 +10,7 @@ it is still what was read or written last, and reads it again if not: nobody's e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os

@@ -1,9 +1,9 @@
 """Removing a peer, and what becomes of what came from it (PROTOCOL.md section 8, W-46).
 
 The repos that the peer shared go. The plans on them are the user's own work and stay, as *parked plans*: a
-plan whose repo is not there would make the whole file unreadable for the Go program, and a stand-in repo would
-be backed up to by it, so they move out of the configuration into ``parked-plans.json`` of the data directory,
-as they were. There they do not run, can be listed, and come back when their repo does.
+plan whose repo is not there would make the whole file unreadable for the Go program, and a stand-in repo
+would be backed up to by it, so they move out of the configuration into ``parked-plans.json`` of the data
+directory, as they were. There they do not run, can be listed, and come back when their repo does.
 
 Order on disk, so that a crash between two steps loses nothing: parked first, then the configuration changed;
 on the way back the configuration first. A plan that is then in both places is in the configuration.
