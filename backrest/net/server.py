@@ -1,10 +1,11 @@
 """``serve``: an ASGI application on TCP, TLS and Unix sockets, over HTTP/2 and HTTP/1.1.
 
-Hypercorn gives the HTTP/1.1 side, the TLS settings, the lifespan and what surrounds them; HTTP/2 is
-h2server.H2Protocol, chosen in one place (``_Connection._serve``). Hypercorn's own server is not used:
-whatever fails in one of its connections can take the process along. Here a connection is a boundary: nothing
-a peer does passes it, what fails inside is one line in the log, and nobody else notices.
+Hypercorn gives the HTTP/1.1 side and the TLS settings; HTTP/2 is h2server.H2Protocol, chosen in one place
+(``_Connection._serve``). Hypercorn's own server is not used: whatever fails in one of its connections can
+take the process along. Here a connection is a boundary: nothing a peer does passes it, what fails inside is
+one line in the log, and nobody else notices.
 
+There are no lifespan messages: what lives as long as the server belongs beside it, where its crash is seen.
 Hypercorn's parts used here are not its public interface, so the version is checked when the server starts.
 """
 
@@ -13,16 +14,15 @@ from __future__ import annotations
 import logging
 import socket as stdlib_socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.logging import Logger
-from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.worker_context import WorkerContext
 
 from backrest.errors import UserError
@@ -52,7 +52,7 @@ class TlsFiles:
 
 
 class _Log(Logger):
-    """What Hypercorn's HTTP/1.1 side and lifespan say, to our logger; a traceback only for who debugs."""
+    """What Hypercorn's HTTP/1.1 side says, to our logger; a traceback only for who debugs."""
 
     def __init__(self, config: Config) -> None:
         self.access_logger = None
@@ -119,7 +119,7 @@ def _config(tls: TlsFiles | None, grace_s: float) -> Config:
     # Streams live for days, and a proxy puts those of many clients on one connection.
     config.keep_alive_max_requests = 2**62
     config.read_timeout = None
-    config.graceful_timeout = config.shutdown_timeout = grace_s
+    config.graceful_timeout = grace_s
     if tls is not None:
         config.certfile, config.keyfile = tls.cert, tls.key
     return config
@@ -156,14 +156,14 @@ class _Server:
         grace_s: float,
         task_status: trio.TaskStatus[list[tuple[str, int]]],
     ) -> None:
-        lifespan = Lifespan(ASGIWrapper(cast(Any, self.app)), self.config, {})
         async with trio.open_nursery() as beside:
-            await beside.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
             with trio.CancelScope() as hard:
                 async with trio.open_nursery() as handlers:
                     async with trio.open_nursery() as accepting:
-                        accepting.start_soon(_accept, self._handle, listeners, handlers)
+                        # serve_listeners pauses when file descriptors run out, and says so itself.
+                        accepting.start_soon(
+                            partial(trio.serve_listeners, handler_nursery=handlers), self._handle, listeners
+                        )
                         task_status.started(bound)
                         await shutdown.wait()
                         accepting.cancel_scope.cancel()
@@ -172,8 +172,6 @@ class _Server:
                     await self.worker.terminated.set()
                     for connection in list(self.connections):
                         connection.shut_down()
-            beside.cancel_scope.deadline = max(hard.deadline, trio.current_time() + LAST_WORDS_S)
-            await lifespan.wait_for_shutdown()
             beside.cancel_scope.cancel()
 
     async def _handle(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
@@ -188,15 +186,6 @@ class _Server:
         await trio.sleep_until(at)
         for connection in list(self.connections):
             connection.cut()
-
-
-async def _accept(
-    handler: Callable[[Any], Awaitable[object]],
-    listeners: Sequence[trio.SocketListener | trio.SSLListener[trio.SocketStream]],
-    nursery: trio.Nursery,
-) -> None:
-    # serve_listeners pauses when file descriptors run out, and says so itself.
-    await trio.serve_listeners(handler, list(listeners), handler_nursery=nursery)
 
 
 class _Connection:
