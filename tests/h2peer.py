@@ -126,7 +126,7 @@ def raw(kind: int, flags: int, payload: bytes, stream_id: int = 1) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + payload
 
 
-DATA, PING, GOAWAY, WINDOW_UPDATE = 0, 6, 7, 8  # frame types
+DATA, HEADERS_FRAME, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 4, 6, 7, 8, 9  # frame types
 
 
 @asynccontextmanager

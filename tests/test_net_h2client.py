@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from backrest.errors import BackrestError
 from backrest.net import h2client
 from backrest.net.duplex import GoAway, NetError, open_stream
+from backrest.net.h2cut import MAX_FRAME
 
 Codes = h2.errors.ErrorCodes
 
@@ -339,8 +340,33 @@ async def test_a_frame_against_the_rules_ends_the_stream_after_what_was_good() -
 async def test_a_frame_larger_than_allowed_is_refused_by_its_length() -> None:
     async with scene() as (stream, peer):
         await peer.request()
-        await peer.stream.send_all((h2client.FRAME_SIZE + 1).to_bytes(3, "big") + bytes([0, 0, 0, 0, 0, 1]))
-        assert "broke the rules of HTTP/2" in str(await fails(stream))
+        await peer.stream.send_all((MAX_FRAME + 1).to_bytes(3, "big") + bytes([0, 0, 0, 0, 0, 1]))
+        assert "broke the rules of HTTP/2: a frame of 65537 bytes" in str(await fails(stream))
+
+
+async def test_a_frame_as_large_as_announced_passes() -> None:
+    async with scene() as (stream, peer):
+        await peer.request()
+        await peer.headers()
+        await peer.stream.send_all(raw(h2peer.DATA, 0, bytes(MAX_FRAME)))
+        assert await stream.receive() == bytes(MAX_FRAME)
+
+
+async def test_a_header_block_without_end_is_refused() -> None:
+    async with scene() as (stream, peer):
+        await peer.request()
+        block = raw(h2peer.HEADERS_FRAME, 0, bytes(30_000)) + raw(h2peer.CONTINUATION, 0, bytes(30_000)) * 2
+        await peer.stream.send_all(block)
+        assert "a header block that is too long" in str(await fails(stream))
+
+
+async def test_settings_without_end_are_refused() -> None:
+    async with scene() as (stream, peer):
+        await peer.request()
+        for start in range(0, 600, 100):
+            values = b"".join((1000 + start + i).to_bytes(2, "big") + bytes(4) for i in range(100))
+            await peer.stream.send_all(raw(h2peer.SETTINGS, 0, values, 0))
+        assert "too many settings" in str(await fails(stream))
 
 
 # -- any chunking, any bytes

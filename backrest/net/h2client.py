@@ -21,19 +21,18 @@ import httpx
 import trio
 
 from backrest.net.dial import NetError, not_http2, place
+from backrest.net.h2cut import MAX_FRAME, BadFrameError, FrameCutter
 
-STREAM_WINDOW = 1 << 20  # what may come before we read: the bound of our memory, and of a round trip's yield
+# What may come before we read: the bound of our memory, and of what a round trip can bring.
+STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 2 << 20  # more than all streams (one) together: it must never be the one that stalls
-FRAME_SIZE = 64 << 10  # largest inbound frame; the cost of HTTP/2 in Python is per frame
 OUTBOX = 64 << 10  # bytes waiting to be sent before send() waits: four frames keep the writer busy
-WRITE_AT_ONCE = (
-    256 << 10
-)  # bytes made into frames for one write: a peer's huge window must not become our memory
+WRITE_AT_ONCE = 256 << 10  # bytes made into frames at once: a peer's huge window must not become our memory
 READ_AT_ONCE = 64 << 10
+FRAMES_AT_ONCE = 32  # half a millisecond, then others get their turn: a read may bring 7,000 empty frames
 MAX_ANSWERS = 1000  # replies to PING and SETTINGS held for a peer that floods us and does not read
-PROBE_AFTER = (
-    90.0  # s without a byte, then PING: more than our hub's heartbeat (60 s), less than the Go hub's (600 s)
-)
+# s without a byte, then PING. More than our hub's heartbeat (60 s), which saves it; the Go hub's is 600 s.
+PROBE_AFTER = 90.0
 PROBE_ANSWER = 30.0  # s for any byte in return; TCP alone notices a vanished peer after a quarter of an hour
 CLOSING = 1.0  # s for the farewell to a peer that may not read any more
 STREAM = 1  # the first stream that a client opens (RFC 9113, 5.1.1)
@@ -90,8 +89,7 @@ class Connection:
         self._unwanted = False  # the server, or TCP, takes no more of the request
         self._answers = 0
         self._greeted = False  # a byte has come, and it could be HTTP/2
-        self._head = b""  # of the frame that is coming in: the part of its nine bytes that is here
-        self._frame_left = 0  # bytes that its payload still lacks
+        self._cutter = FrameCutter()
         self._started = self._heard = trio.current_time()
         self._work = _Bell()  # for the writer
         self._news = _Bell()  # for all others
@@ -211,7 +209,16 @@ class Connection:
                     self._fail(NetError(f"{place(self.url)} closed the connection {self._when()}"))
                     return
                 self._heard = trio.current_time()
-                self._take(bytes(data))
+                if not self._greeted:
+                    self._greet(data)
+                for number, piece in enumerate(self._cutter.cut(bytes(data)), 1):
+                    if self.failure is not None:
+                        return
+                    self._take(piece)
+                    if number % FRAMES_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
+        except BadFrameError as exc:
+            self._fail(self._against_the_rules(exc))
         except trio.BrokenResourceError as exc:
             self._fail(self._broken(exc))
         except trio.ClosedResourceError:
@@ -327,42 +334,27 @@ class Connection:
             self._h2.acknowledge_received_data(credit, STREAM)
             self._work.ring()
 
-    def _take(self, data: bytes) -> None:
-        """Give h2 frame by frame what came: when one is bad it raises, and the events before it are lost."""
-        if not self._greeted:
-            # The first frame must be SETTINGS (type 4), and short (a zero in front). HTTP/1.1 and TLS differ.
-            if data[0] != 0 or data[3:4] not in (b"", b"\x04"):
-                self._fail(not_http2(self.url, data))
-                return
+    def _greet(self, data: bytes | bytearray) -> None:
+        """Look at the first bytes: the first frame must be SETTINGS (type 4), and short (a zero in front)."""
+        if data[0] == 0 and data[3:4] in (b"", b"\x04"):
             self._greeted = True
-        view = memoryview(data)
-        position = 0
-        while position < len(data) and self.failure is None:
-            start = position
-            if not self._frame_left:
-                head = data[position : position + 9 - len(self._head)]
-                position += len(head)
-                self._head += head
-                if len(self._head) == 9:
-                    self._frame_left = int.from_bytes(self._head[:3], "big")
-                    self._head = b""
-                    if self._frame_left > FRAME_SIZE:  # h2 looks at it only when it holds the whole frame
-                        self._fail(
-                            NetError(f"{place(self.url)} broke the rules of HTTP/2: a frame too large")
-                        )
-                        return
-            step = min(self._frame_left, len(data) - position)
-            self._frame_left -= step
-            position += step
-            try:
-                events = self._h2.receive_data(view[start:position])
-            except h2.exceptions.ProtocolError as exc:
-                self._fail(NetError(f"{place(self.url)} broke the rules of HTTP/2: {exc}"))
-                return
-            for event in events:
-                self._on(event)
+        else:  # "HTTP/1.1 400", a TLS alert, anything
+            self._fail(not_http2(self.url, bytes(data)))
+
+    def _take(self, piece: memoryview) -> None:
+        """At most one frame."""
+        try:
+            events = self._h2.receive_data(piece)
+        except h2.exceptions.ProtocolError as exc:
+            self._fail(self._against_the_rules(exc))
+            return
+        for event in events:
+            self._on(event)
         self._work.ring()
         self._news.ring()
+
+    def _against_the_rules(self, what: object) -> NetError:
+        return NetError(f"{place(self.url)} broke the rules of HTTP/2: {what}")
 
     def _on(self, event: h2.events.Event) -> None:
         match event:
@@ -396,7 +388,7 @@ class Connection:
         fields = [(bytes(name), bytes(value)) for name, value in headers]
         status = dict(fields).get(b":status", b"")
         if len(status) != 3 or not status.isdigit():
-            self._fail(NetError(f"{place(self.url)} broke the rules of HTTP/2: a status of {status[:20]!r}"))
+            self._fail(self._against_the_rules(f"a status of {status[:20]!r}"))
             return
         self.headers = httpx.Headers([f for f in fields if not f[0].startswith(b":")], encoding="latin-1")
         self.status = int(status)
@@ -422,11 +414,11 @@ def _new_h2() -> h2.connection.H2Connection:
         initial_values={
             codes.ENABLE_PUSH: 0,
             codes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-            codes.MAX_FRAME_SIZE: FRAME_SIZE,
+            codes.MAX_FRAME_SIZE: MAX_FRAME,
             codes.MAX_HEADER_LIST_SIZE: 64 << 10,
         },
     )
-    connection.max_inbound_frame_size = FRAME_SIZE
+    connection.max_inbound_frame_size = MAX_FRAME
     return connection
 
 
