@@ -189,7 +189,7 @@ async def _running(server: Server, run: Callable[..., Any]) -> AsyncGenerator[Se
     async def guarded(task_status: trio.TaskStatus[Any]) -> None:
         try:
             await run(task_status=task_status)
-        except Exception as error:
+        except* Exception as error:
             server.crash = error
         finally:
             server.ended.set()
