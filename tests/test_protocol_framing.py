@@ -105,6 +105,12 @@ def test_gzip_of_several_members_is_one_message() -> None:
     assert drain(decoder)[0].payload == b"abcd"
 
 
+def test_gzip_of_very_many_members_is_refused() -> None:
+    decoder = Decoder(1 << 20, encoding="gzip")
+    decoder.feed(encode(FLAG_COMPRESSED, gzip.compress(b"") * 40_000))
+    assert refused(decoder).code is Code.INVALID_ARGUMENT
+
+
 def test_empty_payload_is_never_unpacked() -> None:
     decoder = Decoder(100, encoding="gzip")
     decoder.feed(encode(FLAG_COMPRESSED, b""))

@@ -401,9 +401,8 @@ def test_unknown_fields_of_a_handshake_are_skipped_and_ours_read(
 
 @pytest.mark.parametrize("features", [[""], ["x" * 65], ["é"], ["a\n"], ["f"] * 33])
 def test_feature_that_nobody_would_read_is_not_announced(features: list[str]) -> None:
-    client = RawHub(features=features)
     with pytest.raises(ValueError, match="feature"):
-        client.answer().give_sealed(Item(handshake=client.handshake()))
+        make_client(features=features)
 
 
 def test_log_items_pass_only_between_peers_that_both_announced_them() -> None:

@@ -175,6 +175,20 @@ def test_data_that_waited_while_we_slept_is_not_silence() -> None:
     assert pair.hub.fault is None
 
 
+def test_silence_is_not_counted_while_we_do_not_read() -> None:
+    pair = Pair().established()
+    beat(pair, 60.0)
+    beat(pair, 120.0)
+    pair.hub.session.look_away()
+    for now in (180.0, 300.0, 900.0):
+        pair.hub.tick(now)
+    assert pair.hub.fault is None
+    pair.hub.session.listen(1000.0)
+    pair.hub.session.listen(1050.0)  # it was listening: what was silent stays silent
+    pair.hub.session.tick(1060.0)
+    assert silence_of(pair.hub) == 1000.0 + 150.0
+
+
 def test_hub_and_client_name_silence_each_in_their_way() -> None:
     pair = Pair().established()
     pair.hub.tick(1500.0)

@@ -21,7 +21,9 @@ FLAG_END: Final = 2
 Encoding = Literal["identity", "gzip"]
 
 _PREFIX: Final = struct.Struct(">BI")
+PREFIX_BYTES: Final = _PREFIX.size
 _GZIP: Final = 16 + zlib.MAX_WBITS  # zlib's way to say: a gzip header and trailer, nothing else
+_MOST_MEMBERS: Final = 16  # of one gzip message: writers make one; taking each off copies the rest
 _MESSAGE_SHOWN: Final = 500  # characters of the other side's words that we keep: they go to logs and tables
 
 
@@ -146,7 +148,7 @@ class Decoder:
         parts: list[bytes] = []
         room = self.limit + 1  # one more than allowed, so that "exactly the limit" and "too much" differ
         try:
-            while packed:  # a gzip file may be several members in a row
+            for _ in range(_MOST_MEMBERS):  # a gzip file may be several members in a row
                 member = zlib.decompressobj(_GZIP)
                 part = member.decompress(packed, room)
                 parts.append(part)
@@ -156,9 +158,12 @@ class Decoder:
                 if not member.eof:
                     raise PeerError(Fault.FRAMING, Code.INVALID_ARGUMENT, "its gzip data breaks off")
                 packed = member.unused_data
+                if not packed:
+                    return b"".join(parts)
         except zlib.error as error:
             raise PeerError(Fault.FRAMING, Code.INVALID_ARGUMENT, "its gzip data is damaged") from error
-        return b"".join(parts)
+        # Millions of empty members fit into 64 MiB, and would keep us busy for hours.
+        raise PeerError(Fault.FRAMING, Code.INVALID_ARGUMENT, "its gzip data has too many members")
 
     def _too_large(self, what: str) -> PeerError:
         return PeerError(

@@ -134,19 +134,23 @@ def misplaced(message: str) -> PeerError:
     return PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, message)
 
 
+def check_features(features: Sequence[str]) -> None:
+    """Raises ValueError for what ``announced`` would drop at the other side."""
+    if len(features) > _MOST_FEATURES:
+        raise ValueError(f"more than {_MOST_FEATURES} features")
+    for feature in features:
+        if not _is_feature(feature):
+            raise ValueError(f"{feature!r} is not the name of a feature")
+
+
 def announce(handshake: Item.SyncActionHandshake, features: Sequence[str]) -> None:
     """Add our features to a handshake of ours; nothing at all is added when there are none.
 
     They travel as an unknown field (which protobuf keeps and writes out again), because the schema is the
-    reference's and has none. Not covered by the signature. Raises ValueError for what ``announced`` would
-    drop.
+    reference's and has none. Not covered by the signature.
     """
-    if len(features) > _MOST_FEATURES:
-        raise ValueError(f"more than {_MOST_FEATURES} features")
     raw = bytearray()
     for feature in features:
-        if not _is_feature(feature):
-            raise ValueError(f"{feature!r} is not the name of a feature")
         data = feature.encode()
         raw += _FEATURES_TAG + bytes([len(data)]) + data
     handshake.MergeFromString(bytes(raw))

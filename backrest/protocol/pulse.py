@@ -11,6 +11,7 @@ nothing and is displaced by the same peer's next one.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 PATIENCE: Final = 2.5  # two lost heartbeats are bad luck, half an interval more is an end
@@ -20,11 +21,12 @@ UNPROVEN_S: Final = 1500.0  # 2.5 times the reference's 600 s
 class Pulse:
     """Both directions' heartbeats of one established session. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_heard", "_interval", "_last_beat", "_longest_gap", "next_beat")
+    __slots__ = ("_heard", "_interval", "_last_beat", "_listening", "_longest_gap", "next_beat")
 
     def __init__(self, interval: float, now: float) -> None:
         self._interval = interval
         self._heard = now
+        self._listening = True
         self._last_beat: float | None = None
         self._longest_gap: float | None = None
         self.next_beat = now + interval
@@ -32,6 +34,16 @@ class Pulse:
     def heard(self, now: float) -> None:
         """Something came."""
         self._heard = now
+
+    def look_away(self) -> None:
+        """We do not read now: what we do not hear is not the peer's silence."""
+        self._listening = False
+
+    def listen(self, now: float) -> None:
+        """We read again: silence begins now at the earliest."""
+        if not self._listening:
+            self._listening = True
+            self._heard = now
 
     def beat(self, now: float) -> None:
         """A heartbeat came."""
@@ -53,5 +65,5 @@ class Pulse:
 
     @property
     def silent_at(self) -> float:
-        """The time at which the silence has lasted too long."""
-        return self._heard + self.allowance
+        """The time at which the silence has lasted too long; never while we look away."""
+        return self._heard + self.allowance if self._listening else math.inf

@@ -16,8 +16,8 @@ RuntimeError or a ValueError and changes nothing. No trio, no files, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from collections.abc import Sequence
+from typing import cast
 
 from google.protobuf.message import Message
 
@@ -28,20 +28,10 @@ from backrest.protocol import framing, items
 from backrest.protocol.events import Ended, Established, Event, HeartbeatReceived, PeerIdentified, Received
 from backrest.protocol.items import Item, Role
 from backrest.protocol.pulse import Pulse
+from backrest.protocol.records import Initiating, Records, Responding
 from backrest.protocol.states import DEFAULT_LIMITS, MAY_SEND, TABLE, Limits, State
 
 __all__ = ["Limits", "Role", "Session", "State"]
-
-
-class _Initiator(Protocol):
-    """crypto.channel.Initiator, or a recorded one."""
-
-    public_key: bytes
-
-    def finish(self, encapsulation: bytes) -> crypto_channel.Channel: ...
-
-
-Responder = Callable[[bytes], tuple[bytes, crypto_channel.Channel]]
 
 
 class Session:
@@ -61,8 +51,8 @@ class Session:
         expected_instance_id: str = "",
         features: Sequence[str] = (),
         limits: Limits = DEFAULT_LIMITS,
-        initiator: _Initiator | None = None,
-        responder: Responder = crypto_channel.respond,
+        initiator: Initiating | None = None,
+        responder: Responding = crypto_channel.respond,
     ) -> None:
         """``now`` is the stream's start (the client: of the dial). ``codec`` and ``encoding`` are those of
         the request; ``pairing_secret`` and the ``expected_`` pair are the client's. ``initiator`` and
@@ -72,6 +62,7 @@ class Session:
             raise ValueError("a client must know whom it dials: key id and instance id")
         if role is Role.HUB and (pairing_secret or expected_keyid or expected_instance_id):
             raise ValueError("a hub dials nobody and presents no pairing secret")
+        items.check_features(features)
         self.role = role
         self.state = State.KEM
         self.peer: PeerIdentified | None = None
@@ -80,29 +71,26 @@ class Session:
         self._instance_id = instance_id
         self._pairing_secret = pairing_secret
         self._expected = (expected_keyid, expected_instance_id)
-        self._codec = codec
         self._features = tuple(features)
         self._limits = limits
         self._responder = responder
         self._now = self._start = now
         # The decoder judges one payload; before the peer is known its limit is what is left of the sum.
         self._decoder = framing.Decoder(
-            limits.before_known - len(framing.encode(0, b"")), encoding=encoding, ends=role is Role.CLIENT
+            limits.before_known - framing.PREFIX_BYTES, encoding=encoding, ends=role is Role.CLIENT
         )
         self._spent = 0
         self._eof = False
-        self._outbox: list[bytes] = []
-        self._outbox_size = 0
-        self._channel: crypto_channel.Channel | None = None
+        self._records = Records(codec, limits.message)
         self._pulse: Pulse | None = None
         self._gated: frozenset[str] = frozenset()
-        self._initiator: _Initiator | None = None
+        self._initiator: Initiating | None = None
         if role is Role.CLIENT:
             self._initiator = initiator or crypto_channel.Initiator()
             hello = Item.SyncEstablishSharedSecret(
                 protocol_version=crypto_channel.TRANSPORT_VERSION, kem_public_key=self._initiator.public_key
             )
-            self._queue(Item(establish_shared_secret=hello))
+            self._records.clear(Item(establish_shared_secret=hello))
 
     # --- what the caller sees
 
@@ -120,16 +108,12 @@ class Session:
 
     @property
     def outbox_size(self) -> int:
-        """Bytes that wait for ``data_to_send``. Nothing here bounds them: whoever calls ``send`` looks
-        first."""
-        return self._outbox_size
+        """Bytes that wait for ``data_to_send``. Not bounded here: whoever calls ``send`` looks first."""
+        return self._records.size
 
     def data_to_send(self) -> bytes:
         """All that is to go out, joined, in order; it is the caller's from here on."""
-        data = b"".join(self._outbox)
-        self._outbox.clear()
-        self._outbox_size = 0
-        return data
+        return self._records.drain()
 
     # --- input
 
@@ -148,12 +132,8 @@ class Session:
         return self._read()
 
     def receive_eof(self, now: float) -> list[Event]:
-        """END_STREAM came. From a client between two messages it is a clean end; the hub's answer is then
-        queued.
-
-        A hub must say how it ends: END_STREAM without its end-of-stream message is what a proxy makes of a
-        crash.
-        """
+        """END_STREAM came. From a client between two messages it is a clean end, and our answer is queued. A
+        hub must say how it ends: END_STREAM alone is what a proxy makes of a crash."""
         self._advance(now)
         if self.state is State.OVER:
             return []
@@ -172,13 +152,22 @@ class Session:
                 self.send("heartbeat")
         return []
 
+    def look_away(self) -> None:
+        """Input is not read for now (it is being stored, say), so the peer cannot be heard: no silence is
+        counted until ``listen``. Both do nothing before the session is open."""
+        if self._pulse is not None:
+            self._pulse.look_away()
+
+    def listen(self, now: float) -> None:
+        """Input is read again."""
+        if self._pulse is not None:
+            self._pulse.listen(now)
+
     # --- output and decisions
 
     def accept(self) -> list[Event]:
         """The hub lets the identified peer in. Returns Established and the events of what came meanwhile.
-
-        Raises PeerError when the session ended while the caller was deciding.
-        """
+        Raises PeerError when the session ended while the caller was deciding."""
         if self.fault is not None:
             raise self.fault
         if self.state is State.OVER:
@@ -189,8 +178,7 @@ class Session:
         return [Established(), *self._read(told=True)]
 
     def reject(self, code: Code, message: str) -> None:
-        """The hub does not let the identified peer in; the reason is queued. Nothing happens if it is gone
-        already."""
+        """The hub does not let the identified peer in; the reason is queued, unless it is gone already."""
         if self.state not in (State.DECISION, State.OVER):
             raise RuntimeError(f"there is nobody to reject: the session is {self.state.value}")
         self.end(code, message)
@@ -217,7 +205,7 @@ class Session:
             items.check_shape(other, field)
         except PeerError as error:
             raise ValueError(f"{kind}: {error}") from None
-        self._seal(item)
+        self._records.seal(item)
 
     def end(self, code: Code | None = None, message: str = "") -> None:
         """End the session from our side: the hub's end-of-stream message is queued, a client just stops.
@@ -227,13 +215,12 @@ class Session:
         self.state = State.OVER
         self._pairing_secret = ""
         if self.role is Role.HUB:
-            self._put(framing.end_of_stream(code, message))
+            self._records.raw(framing.end_of_stream(code, message))
 
     # --- reading
 
     def _read(self, *, told: bool = False) -> list[Event]:
-        """Turn what is buffered into events. ``told``: the caller has an event already, so nothing is
-        raised."""
+        """Turn what is buffered into events. ``told``: there is an event already, so nothing is raised."""
         events: list[Event] = []
         try:
             while self.state not in (State.DECISION, State.OVER):
@@ -244,9 +231,7 @@ class Session:
                     break
                 events += self._on_envelope(envelope)
             if self.state is State.DECISION and self._decoder.buffered > self._limits.kept:
-                raise PeerError(
-                    Fault.FRAMING, Code.RESOURCE_EXHAUSTED, "too much was sent before it was let in"
-                )
+                raise PeerError(Fault.FRAMING, Code.RESOURCE_EXHAUSTED, "too much came before it was let in")
         except PeerError as error:
             self._fail(error)
             if not (events or told):
@@ -259,21 +244,15 @@ class Session:
             self.end()
             return [Ended(end.code, end.message)]
         if self.peer is None:
-            # Both prefix and payload count, and the larger of packed and unpacked is what the decoder has
-            # let pass.
-            self._spent += len(framing.encode(0, envelope.payload))
-            self._decoder.limit = self._limits.before_known - self._spent - len(framing.encode(0, b""))
-        item = items.unpack(envelope.payload, self._codec)
+            self._spent += framing.PREFIX_BYTES + len(envelope.payload)
+            self._decoder.limit = self._limits.before_known - self._spent - framing.PREFIX_BYTES
+        item = self._records.read(envelope.payload)
         kind = items.kind_of(item)
-        if self.state is State.KEM:
-            if kind != "establish_shared_secret":
-                raise _kem_fault(f"the stream must begin with the key exchange, not {items.named(kind)}")
-        else:
-            item = self._unseal(item, kind)
-            kind = items.kind_of(item)
         after = TABLE[self.role, self.state].get(kind)
         if kind in self._gated and self.state is State.OPEN:
             after = State.OPEN
+        if after is None and self.state is State.KEM:
+            raise _kem_fault(f"the stream must begin with the key exchange, not {items.named(kind)}")
         if after is None:
             raise items.misplaced(f"{items.named(kind)} has no place here: the session is {self.state.value}")
         message = cast(Message, getattr(item, kind))
@@ -283,44 +262,32 @@ class Session:
             return self._on_handshake(cast(Item.SyncActionHandshake, message), after)
         return self._on_item(kind, message)
 
-    def _unseal(self, item: Item, kind: str) -> Item:
-        if kind != "encrypted":
-            raise PeerError(Fault.RECORD, Code.INTERNAL, f"{items.named(kind)} came unencrypted")
-        assert self._channel is not None
-        record = item.encrypted
-        try:
-            plaintext = self._channel.open(record.nonce, record.ciphertext)
-        except ValueError as error:
-            raise PeerError(Fault.RECORD, Code.INTERNAL, str(error)) from error
-        return items.parse(plaintext)
-
     def _on_key(self, exchange: Item.SyncEstablishSharedSecret, after: State) -> list[Event]:
         if exchange.protocol_version != crypto_channel.TRANSPORT_VERSION:
             raise _kem_fault(f"its transport has version {exchange.protocol_version}, ours 1")
         try:
             if self._initiator is not None:
                 initiator, self._initiator = self._initiator, None
-                self._channel = initiator.finish(exchange.kem_encapsulation)
+                self._records.channel = initiator.finish(exchange.kem_encapsulation)
                 self.state = after
                 return []
-            encapsulation, self._channel = self._responder(exchange.kem_public_key)
+            encapsulation, self._records.channel = self._responder(exchange.kem_public_key)
         except ValueError as error:
             raise _kem_fault(str(error)) from error
         answer = Item.SyncEstablishSharedSecret(
             protocol_version=crypto_channel.TRANSPORT_VERSION, kem_encapsulation=encapsulation
         )
-        self._queue(Item(establish_shared_secret=answer))
+        self._records.clear(Item(establish_shared_secret=answer))
         # At once, not after the client's: a client of ours shows nothing before it has seen this.
         self._shake_hands()
         self.state = after
         return []
 
     def _on_handshake(self, handshake: Item.SyncActionHandshake, after: State) -> list[Event]:
-        assert self._channel is not None
         try:
             # Refuses our own key too: a handshake names no role, so our own sent back would verify
             # (reflection); and keys of small order, under which anybody can sign.
-            found = verify_handshake(handshake, self._channel.transcript, own_keyid=self._identity.keyid)
+            found = verify_handshake(handshake, self._records.transcript, own_keyid=self._identity.keyid)
         except ValueError as error:
             raise PeerError(Fault.HANDSHAKE, Code.PERMISSION_DENIED, str(error)) from error
         if self.role is Role.CLIENT and (found.keyid, found.instance_id) != self._expected:
@@ -364,37 +331,19 @@ class Session:
         if not self._decoder.at_boundary():
             raise PeerError(Fault.ENDED, Code.INVALID_ARGUMENT, "the client's stream ended inside a message")
         if self.state is not State.OPEN:
-            raise PeerError(
-                Fault.ENDED, Code.INVALID_ARGUMENT, "the client's stream ended before its handshake"
-            )
+            raise PeerError(Fault.ENDED, Code.INVALID_ARGUMENT, "the stream ended before its handshake")
         self.end()
         return Ended(None)
 
     # --- writing
 
     def _shake_hands(self) -> None:
-        assert self._channel is not None
         handshake = make_handshake(
-            self._identity, self._instance_id, self._pairing_secret, self._channel.transcript
+            self._identity, self._instance_id, self._pairing_secret, self._records.transcript
         )
         items.announce(handshake, self._features)
         self._pairing_secret = ""
-        self._seal(Item(handshake=handshake))
-
-    def _seal(self, item: Item) -> None:
-        assert self._channel is not None
-        plaintext = item.SerializeToString()
-        if len(plaintext) > self._limits.message:
-            raise ValueError(f"an item of {len(plaintext)} bytes is more than a peer takes")
-        nonce, ciphertext = self._channel.seal(plaintext)
-        self._queue(Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext)))
-
-    def _queue(self, item: Item) -> None:
-        self._put(framing.encode(0, items.pack(item, self._codec)))
-
-    def _put(self, data: bytes) -> None:
-        self._outbox.append(data)
-        self._outbox_size += len(data)
+        self._records.seal(Item(handshake=handshake))
 
     # --- time and ends
 
@@ -433,8 +382,7 @@ class Session:
         self.fault = error
         self.end(error.code, str(error))
         if self.role is Role.CLIENT:
-            self._outbox.clear()
-            self._outbox_size = 0
+            self._records.discard()
         return error
 
     def _shared_features(self) -> frozenset[str]:
