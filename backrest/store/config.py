@@ -155,6 +155,8 @@ class ConfigStore:
     def _commit(self, before: Config, draft: Config, replace_identity: bool) -> Config:
         # Not the caller's to choose: a request of the reference's API carries both (W-06).
         draft.version, draft.modno = CURRENT_VERSION, before.modno
+        if draft == before:  # before it is put in order: a file in another order is no reason to write
+            return before
         normalise(draft)
         if draft == before:
             return before
@@ -192,8 +194,10 @@ class ConfigStore:
             self._listeners = [*self._listeners, callback]
 
         def unsubscribe() -> None:
-            with self._lock:
-                self._listeners = [one for one in self._listeners if one is not callback]
+            with self._lock, contextlib.suppress(ValueError):
+                listeners = list(self._listeners)
+                listeners.remove(callback)
+                self._listeners = listeners
 
         return unsubscribe
 

@@ -97,24 +97,26 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> bytes:
-    """The whole content. FileNotFoundError when it is absent; StorageError for what is no plain file,
-    cannot be read, or exceeds the limit."""
+    """The whole content of a plain file of at most ``limit`` bytes.
+
+    FileNotFoundError when it is absent; StorageError when it is something else, larger, or cannot be read.
+    """
     try:
         # O_NONBLOCK: a named pipe put in the place of a file must not hold the program up.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+                raise StorageError(f"Cannot read {os.fspath(path)}: it is {kind}.")
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise storage_error("read", path, error) from error
-    with open(fd, "rb") as file:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise StorageError(f"Cannot read {os.fspath(path)}: it is {kind}.")
-        try:
-            data = file.read(limit + 1)
-        except OSError as error:
-            raise storage_error("read", path, error) from error
     if len(data) > limit:
         raise StorageError(f"Cannot read {os.fspath(path)}: it is larger than {limit >> 20} MiB.")
     return data
