@@ -42,6 +42,7 @@ class Peer:
         self.credit = credit
         self.body = bytearray()  # all DATA so far
         self.frames: list[int] = []  # the sizes of the DATA frames
+        self.stream_id = 1
         self._events: deque[h2.events.Event] = deque()
 
     async def flush(self) -> None:
@@ -77,21 +78,23 @@ class Peer:
         return bytes(self.body)
 
     async def request(self) -> dict[str, str]:
-        return dict((await self.until(h2.events.RequestReceived)).headers)  # type: ignore[arg-type]
+        event = await self.until(h2.events.RequestReceived)
+        self.stream_id = event.stream_id or 0
+        return dict(event.headers)  # type: ignore[arg-type]
 
     async def headers(
         self, status: int = 200, *, end: bool = False, content_type: str = TYPE, **more: str
     ) -> None:
         fields = [(":status", str(status)), ("content-type", content_type), *more.items()]
-        self.h2.send_headers(1, fields, end_stream=end)
+        self.h2.send_headers(self.stream_id, fields, end_stream=end)
         await self.flush()
 
     async def data(self, data: bytes, *, end: bool = False) -> None:
-        self.h2.send_data(1, data, end_stream=end)
+        self.h2.send_data(self.stream_id, data, end_stream=end)
         await self.flush()
 
     async def reset(self, code: h2.errors.ErrorCodes) -> None:
-        self.h2.reset_stream(1, code)
+        self.h2.reset_stream(self.stream_id, code)
         await self.flush()
 
     async def go_away(
