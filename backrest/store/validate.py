@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -321,21 +322,31 @@ def _check_permissions(
 def _check_tokens(multihost: Multihost, before: Multihost, found: Findings) -> None:
     """Rules of ours only (W-47): the reference looks at none of this."""
     earlier = {token.secret: token for token in before.pairing_tokens}
+    before_secrets = Counter(token.secret for token in before.pairing_tokens)
     seen: set[str] = set()
     for token in multihost.pairing_tokens:
         old = earlier.get(token.secret)
-        known = old is not None
+        known = old is not None and _terms(old) == _terms(token)
         what = f"pairing token {quoted(token.label)}"
         if not SECRET.fullmatch(token.secret):
             found.ours(f"{what}: the secret must be 64 hex digits", known=known)
         if token.secret in seen:
-            found.ours(f"{what}: another token has the same secret", known=known)
+            found.ours(f"{what}: another token has the same secret", known=before_secrets[token.secret] > 1)
         seen.add(token.secret)
         if not is_printable(token.label):
             found.ours(f"{what}: the label holds control characters", known=known)
         if min(token.created_at_unix, token.expires_at_unix, token.max_uses, token.uses) < 0:
             found.ours(f"{what}: times and counts cannot be negative", known=known)
         if 0 < token.max_uses < token.uses:
-            found.ours(f"{what}: it was used more often than it may be", known=known)
+            used = known and old is not None and old.uses >= token.uses
+            found.ours(f"{what}: it was used more often than it may be", known=used)
         before_permissions = old.permissions if old else ()
         _check_permissions(what, token.permissions, before_permissions, found, scopes_known=known)
+
+
+def _terms(token: Multihost.PairingToken) -> bytes:
+    """All of a token but how often it was used, which changes with each pairing."""
+    out = Multihost.PairingToken()
+    out.CopyFrom(token)
+    out.uses = 0
+    return out.SerializeToString(deterministic=True)
