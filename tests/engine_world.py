@@ -7,16 +7,24 @@ What no real restic can be made to do on demand is played by a small script, ``f
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from backrest.store.oplog import Change, OpLog, Query
 
-from backrest.wire import config
+from backrest.engine import Engine
+from backrest.store.config import ConfigStore
+from backrest.store.paths import Paths, private_dir
+from backrest.wire import config, operations
+
+Operation = operations.Operation
 
 PASSWORD = "correct-horse"
 
@@ -38,6 +46,11 @@ def restic(repository: Path, *arguments: str, password: str = PASSWORD) -> str:
         check=True,
         text=True,
     ).stdout
+
+
+def guid_of(repository: Path) -> str:
+    """A repository's id, as restic says it."""
+    return str(json.loads(restic(repository, "cat", "config"))["id"])
 
 
 def make_source(directory: Path) -> Path:
@@ -82,3 +95,94 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def repository(template: Path, tmp_path: Path) -> Path:
     """An empty repository of the test's own."""
     return shutil.copytree(template, tmp_path / "nas")
+
+
+class World:
+    """An engine on real stores, and everything that was written to the history since it began."""
+
+    def __init__(self, directory: Path, *, command: str | None = None) -> None:
+        self.paths = Paths(directory / "config.json", directory / "data")
+        private_dir(self.paths.data_dir)
+        self.config = ConfigStore.open(self.paths.config_file)
+        self.oplog = OpLog.open(self.paths.oplog)
+        self.engine = Engine(self.paths, self.config, self.oplog, restic_command=command)
+        self.changes: list[tuple[str, Operation]] = []
+        self.oplog.subscribe(self._changed)
+
+    def _changed(self, change: Change) -> None:
+        for operation in change.operations:
+            copy = Operation()
+            copy.CopyFrom(operation)
+            self.changes.append((change.kind, copy))
+
+    def configure(self, *items: config.Repo | config.Plan) -> None:
+        """Add repos and plans to the configuration of the instance "laptop"."""
+
+        def change(current: config.Config) -> None:
+            current.instance = "laptop"
+            for item in items:
+                (current.repos if isinstance(item, config.Repo) else current.plans).append(item)  # type: ignore[arg-type]
+
+        self.config.transform(change)
+
+    def operations(self) -> list[Operation]:
+        """The history, oldest first."""
+        return list(self.oplog.query(Query()))
+
+    def story(self) -> list[str]:
+        """What was written, in order: "created backup PENDING" and so on; repeated progress only once."""
+        told: list[str] = []
+        for kind, operation in self.changes:
+            name = (operation.WhichOneof("op") or "").removeprefix("operation_")
+            status = operations.OperationStatus.Name(operation.status).removeprefix("STATUS_")
+            line = f"{kind} {name} {status}"
+            if told[-1:] != [line]:
+                told.append(line)
+        return told
+
+    def task_log(self, operation: Operation) -> str:
+        """The log of an operation's task."""
+        return (self.paths.tasklogs / f"{operation.logref}.log").read_text()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world with the real restic."""
+    made = World(tmp_path / "world", command=restic_command())
+    yield made
+    made.oplog.close()
+
+
+# A restic that keeps a list of its calls beside itself, knows no snapshots, and can be told what a backup
+# does.
+_FAKE = """
+with open(__file__ + ".calls", "a") as calls: calls.write(json.dumps(args) + "\\n")
+def say(**message): print(json.dumps(message), flush=True)
+def done(**more): say(message_type="summary", snapshot_id="ab" * 32, total_duration=1.5, **more)
+name = args[0]
+if name == "cat": print(json.dumps({"id": "ef" * 32}))
+"""
+_EMPTY = "print('[]')"
+
+
+def fake_backup(
+    directory: Path,
+    backup: str = "done()",
+    *,
+    snapshots: str = _EMPTY,
+    forget: str = _EMPTY,
+    version: str = "0.18.1",
+) -> str:
+    """A fake restic that runs one of these pieces of Python for the command of that name."""
+    parts = {"backup": backup, "snapshots": snapshots, "forget": forget}
+    body = "".join(
+        f"elif name == {name!r}:\n{textwrap.indent(textwrap.dedent(part), '    ')}\n"
+        for name, part in parts.items()
+    )
+    return fake_restic(directory, _FAKE + body, version)
+
+
+def calls(fake: str) -> list[list[str]]:
+    """How a fake restic was called, in order, without the questions for its version."""
+    path = Path(fake + ".calls")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

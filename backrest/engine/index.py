@@ -22,6 +22,8 @@ Operation = operations.Operation
 
 UNASSOCIATED = "_unassociated_"
 
+_KINDS = (Operation.OPERATION_BACKUP_FIELD_NUMBER, Operation.OPERATION_INDEX_SNAPSHOT_FIELD_NUMBER)
+
 # Operations written in one step: one commit, one event to the peers, of at most about a megabyte.
 BATCH = 1000
 
@@ -89,7 +91,7 @@ def read_history(oplog: OpLog, guid: str) -> Known:
     counts.
     """
     known = Known()
-    for operation in oplog.query(Query(repo_guid=guid, origin="")):
+    for operation in oplog.query(Query(repo_guid=guid, origin="", kind=_KINDS)):
         kind = operation.WhichOneof("op")
         if kind == "operation_index_snapshot" and not operation.operation_index_snapshot.forgot:
             known.indexed[operation.snapshot_id] = operation.id

@@ -40,7 +40,7 @@ def recover(oplog: OpLog) -> Recovered:
         operation.display_message = f"{INTERRUPTED}\n\n{before}" if before else INTERRUPTED
     if running:
         oplog.update(running)
-    dropped = [one.id for status in _DROPPED for one in oplog.query(Query(origin="", status=status))]
+    dropped = [one.id for one in oplog.query(Query(origin="", status=_DROPPED))]
     if dropped:
         oplog.delete(dropped)
     return Recovered(len(running), len(dropped), frozenset(one.repo_guid for one in running))
