@@ -1,0 +1,190 @@
+"""Reading oplog.jsonl from its start, in blocks: into the index, and to the end of what can be trusted.
+
+The rules for a line that cannot be read are in opformat.py: behind the last commit it is what a power cut
+left of an append that nobody was told about, and is cut off; anywhere else the file is damaged, and a
+CorruptError names file, line and reason. What is cut off and was more than a piece of one line is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import orjson
+
+from backrest.errors import CorruptError
+from backrest.store.files import AppendFile
+from backrest.store.opbulk import BATCH, append_all
+from backrest.store.opformat import MAX_LINE, SPACE, is_mark_line, parse_line
+from backrest.store.opindex import Index
+
+log = logging.getLogger(__name__)
+
+#: told (bytes done, bytes in all) now and then
+Progress = Callable[[int, int], None]
+#: reads (offset, size)
+Read = Callable[[int, int], bytes]
+
+# Large enough that a read costs nothing against the parsing, small enough to stay in a processor's cache.
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    offset: int
+    number: int  # counted from 1
+    reason: str
+
+
+class Blocks:
+    """The complete lines of a file, a block at a time: iterate for (offset of the first, lines).
+
+    Afterwards ``end`` is where the last complete line ends; what follows it is a piece of a line. A line of
+    more than MAX_LINE bytes comes as the bytes that were read so far, and iteration ends there.
+    """
+
+    def __init__(self, read: Read, length: int, start: int = 0) -> None:
+        self._read, self._length = read, length
+        self.end = start
+        self.too_long = False
+
+    def __iter__(self) -> Iterator[tuple[int, list[bytes]]]:
+        carry: list[bytes] = []
+        waiting = 0
+        position = self.end
+        while position < self._length:
+            block = self._read(position, min(BLOCK, self._length - position))
+            if not block:  # the file shrank; the next append notices and says so
+                return
+            position += len(block)
+            if b"\n" not in block:
+                carry.append(block)
+                waiting += len(block)
+                if waiting > MAX_LINE:
+                    self.too_long = True
+                    return
+                continue
+            lines = block.split(b"\n")
+            if carry:
+                lines[0] = b"".join(carry) + lines[0]
+            carry = [lines.pop()]
+            waiting = len(carry[0])
+            start, self.end = self.end, position - waiting
+            yield start, lines
+
+
+def load(file: AppendFile, progress: Progress | None = None) -> Index:
+    """The index of the file, which afterwards ends where the trusted part ends and is safe on the disk.
+
+    Raises CorruptError or StorageError; the file is then as it was.
+    """
+    index = Index()
+    bad = read_into(index, file.read, file.length, progress)
+    if bad is None:
+        file.append(())  # a sync: lines that a killed process wrote may be in memory only
+        return index
+    if bad.number == 1 or not is_crash_tail(file.read, file.length, bad):
+        raise CorruptError(file.path, bad.number, bad.reason)
+    size = file.length - bad.offset
+    if b"\n" in file.read(bad.offset, min(size, MAX_LINE)):
+        kept = set_aside(file, bad.offset)
+        log.warning("%s: cut %d bytes of an unfinished write, kept in %s", file.path, size, kept)
+    else:
+        log.info("%s: cut an unfinished line of %d bytes", file.path, size)
+    file.cut(bad.offset)
+    return index
+
+
+def read_into(index: Index, read: Read, length: int, progress: Progress | None = None) -> BadLine | None:
+    """Put every line into the index, up to the end or the first that does not fit: that one is returned."""
+    blocks = Blocks(read, length)
+    number = 0
+    for start, lines in blocks:
+        offset = start
+        for first in range(0, len(lines), BATCH):
+            some = lines[first : first + BATCH]
+            bad = _take_some(index, some, offset, number) if number else _take_first(index, some[0])
+            if bad is None and not number:
+                bad = _take_some(index, some[1:], len(some[0]) + 1, 1)
+            if bad is not None:
+                return bad
+            number += len(some)
+            offset += sum(map(len, some)) + len(some)
+        if progress is not None:
+            progress(offset, length)
+    if blocks.end < length:
+        what = "a line that does not end" if not blocks.too_long else f"a line of more than {MAX_LINE} bytes"
+        return BadLine(blocks.end, number + 1, what)
+    if number == 0:
+        return BadLine(0, 1, "the file is empty: its first line is missing")
+    return None
+
+
+def _take_first(index: Index, line: bytes) -> BadLine | None:
+    """The first line, which must be a mark."""
+    try:
+        doc = parse_line(line)
+        if "oplog" not in doc or "id" in doc or "deleted" in doc:
+            return BadLine(0, 1, "the first line is not that of an operation log")
+        index.take(doc, 0, len(line))
+    except ValueError as error:
+        return BadLine(0, 1, _reason(line, error))
+    return None
+
+
+def _take_some(index: Index, lines: list[bytes], offset: int, number: int) -> BadLine | None:
+    """The lines from ``offset`` on, ``number`` lines after the file's start."""
+    lengths = list(map(len, lines))
+    offsets = [*accumulate(lengths, lambda place, length: place + length + 1, initial=offset)][:-1]
+    try:
+        docs = list(map(orjson.loads, lines))
+    except ValueError:
+        docs = []
+    if docs and append_all(index, docs, offsets, lengths):
+        return None
+    for position, line in enumerate(lines):
+        try:
+            index.take(docs[position] if docs else orjson.loads(line), offsets[position], lengths[position])
+        except ValueError as error:
+            return BadLine(offsets[position], number + position + 1, _reason(line, error))
+    return None
+
+
+def _reason(line: bytes, error: ValueError) -> str:
+    if isinstance(error, orjson.JSONDecodeError):
+        return "not JSON" if line.strip(b" \r\0") else "no text"
+    return str(error)[:200]
+
+
+def is_crash_tail(read: Read, length: int, bad: BadLine) -> bool:
+    """Whether no commit began after the bad line, so that it and what follows was never acknowledged."""
+    if read(0, 1) != SPACE:  # rewritten by another program: the marks of the commits are gone
+        end = Blocks(read, length, bad.offset)
+        return not any(True for _ in end)  # only a last line without its end
+    first = True
+    blocks = Blocks(read, length, bad.offset)
+    for _, lines in blocks:
+        if any(line[:1] == SPACE and is_mark_line(line) for line in lines[1 if first else 0 :]):
+            return False
+        first = False
+    return not blocks.too_long
+
+
+def set_aside(file: AppendFile, offset: int) -> str:
+    """Copy the file from ``offset`` on into a new one beside it; its path."""
+    aside = AppendFile(bad_path(file.path))
+    try:
+        while part := file.read(offset, 8 * BLOCK):
+            aside.append([part])
+            offset += len(part)
+    finally:
+        aside.close()
+    return aside.path
+
+
+def bad_path(path: str) -> str:
+    """A name beside the log, with the time in UTC, for lines that are set aside."""
+    return f"{path}.bad-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 1_000_000:06d}"

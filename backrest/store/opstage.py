@@ -1,0 +1,300 @@
+"""What the callers of one commit want, worked out before anything is written.
+
+A ``Stage`` is the index as it will be, seen by the requests of one commit one after the other; each adds its
+lines. Only when the lines are durable does the log put the stage into the index, so nobody ever reads what is
+not on the disk, and when the write fails the stage is dropped and nothing has happened. The ids that it gave
+out are then given out again: nobody was told of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import cast
+
+from backrest.errors import NotFoundError, UserError
+from backrest.store.opbulk import take_all
+from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
+from backrest.store.opformat import MAX_LINE, Json, Operation, deletion_lines, operation_line, problem
+from backrest.store.opindex import Index, Meta
+from backrest.wire import codec
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a peer's operations. All ids are ours, except those in ``invalid``."""
+
+    stored: list[int] = field(default_factory=list)  # created or changed
+    deleted: list[int] = field(default_factory=list)
+    unchanged: int = 0  # repeated, or older than what is held when that was to be kept
+    invalid: list[tuple[int, str]] = field(default_factory=list)  # (original id, reason): not stored
+
+
+class Stage:
+    """The index and, on top of it, what the requests of this commit have changed so far."""
+
+    def __init__(self, index: Index, read_line: Callable[[int], bytes], tell: bool) -> None:
+        self.index = index
+        self.tell = tell  # somebody listens: say what changed
+        self.lines: list[bytes] = []
+        # what to do to the index, in order: operations, or ids that are gone; and the lengths of their lines
+        self.steps: list[tuple[list[Json] | list[int], list[int]]] = []
+        self._run = False  # the last step takes further operations
+        self._read_line = read_line
+        self.highest_id = index.highest_id
+        self.highest_modno = index.highest_modno
+        self._staged: dict[int, tuple[Json, bytes] | None] = {}  # None: deleted in this commit
+        self._originals: dict[tuple[str, int], int] = {}
+        self._flows: dict[tuple[str, int], int] = {}
+
+    # The index as it will be
+
+    def meta(self, number: int) -> Meta | None:
+        """Of a live operation; None when there is none."""
+        if number in self._staged:
+            staged = self._staged[number]
+            return None if staged is None else meta_of(staged[0])
+        return self.index.meta(number)
+
+    def line(self, number: int) -> bytes:
+        """The line of a live operation."""
+        staged = self._staged.get(number)
+        return self._read_line(number) if staged is None else staged[1]
+
+    def modno(self, number: int) -> int:
+        """Of a live operation."""
+        staged = self._staged.get(number)
+        if staged is not None:
+            return int(staged[0]["modno"])
+        row = self.index.row(number)
+        assert row is not None
+        return self.index.modnos[row]
+
+    def find_original(self, keyid: str, original: int) -> int | None:
+        number = self._originals.get((keyid, original))
+        if number is None:
+            number = self.index.find_original(keyid, original)
+        return None if number is None or self._staged.get(number, True) is None else number
+
+    def flow(self, keyid: str, original_flow: int, number: int) -> int:
+        """Our flow for a peer's: as before, or a new one, named after this operation."""
+        flow = self._flows.get((keyid, original_flow)) or self.index.find_flow(keyid, original_flow)
+        if flow is None:
+            flow = self._flows[keyid, original_flow] = number
+        return flow
+
+    def next_id(self) -> int:
+        self.highest_id += 1
+        return self.highest_id
+
+    def next_modno(self) -> int:
+        self.highest_modno += 1
+        return self.highest_modno
+
+    # Changes
+
+    def put(self, number: int, doc: Json, line: bytes) -> None:
+        self._staged[number] = (doc, line)
+        self.lines.append(line)
+        if not self._run:
+            self.steps.append(([], []))
+            self._run = True
+        docs, lengths = self.steps[-1]
+        cast(list[Json], docs).append(doc)
+        lengths.append(len(line))
+
+    def put_original(self, keyid: str, original: int, number: int) -> None:
+        self._originals[keyid, original] = number
+
+    def delete(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._staged[number] = None
+        lines = list(deletion_lines(numbers))
+        self.lines.extend(lines)
+        self._run = False
+        self.steps.append((numbers, [sum(map(len, lines))]))
+
+    # Afterwards
+
+    def settle(self, offset: int) -> None:
+        """The lines are durable, from ``offset`` on: the index becomes what it was going to be."""
+        for what, lengths in self.steps:
+            ends = [*accumulate(lengths, initial=offset)]
+            offset = ends.pop()
+            if isinstance(what[0], dict):
+                take_all(self.index, what, ends, [length - 1 for length in lengths])
+            else:
+                for number in what:
+                    self.index.delete(number)
+
+
+def meta_of(doc: Json) -> Meta:
+    keyid = doc.get("originalInstanceKeyid", "")
+    return Meta(keyid, doc["repoId"], doc["repoGuid"], doc["planId"], doc["instanceId"])
+
+
+def _own(doc: Json, line_of: str) -> None:
+    """Refuses what an operation of our own cannot be."""
+    if doc.keys() & {"originalId", "originalFlowId", "originalInstanceKeyid"}:
+        raise UserError(f"{line_of}: original_* belongs to operations that came from a peer")
+    reason = problem(doc)
+    if reason is not None:
+        raise UserError(f"{line_of}: {reason}")
+
+
+def _line(doc: Json, line_of: str) -> bytes:
+    line = operation_line(doc)
+    if len(line) > MAX_LINE:
+        raise UserError(f"{line_of}: larger than {MAX_LINE >> 20} MiB")
+    return line
+
+
+def _copy(operation: Operation) -> Operation:
+    copy = Operation()
+    copy.CopyFrom(operation)
+    return copy
+
+
+def add(stage: Stage, operations: Sequence[Operation]) -> tuple[list[Operation], list[Change]]:
+    """New operations of our own: all of them, or UserError."""
+    made: list[tuple[Operation, Json, bytes]] = []
+    highest = stage.highest_id, stage.highest_modno
+    try:
+        for position, given in enumerate(operations):
+            name = f"Operation {position + 1} of {len(operations)}"
+            if given.id or given.modno:
+                raise UserError(f"{name}: the log gives out id and modno")
+            operation = _copy(given)
+            operation.id, operation.modno = stage.next_id(), stage.next_modno()
+            operation.flow_id = operation.flow_id or operation.id
+            doc = codec.to_dict(operation)
+            _own(doc, name)
+            made.append((operation, doc, _line(doc, name)))
+    except BaseException:
+        stage.highest_id, stage.highest_modno = highest
+        raise
+    return _result(stage, CREATED, made, [None] * len(made))
+
+
+def update(stage: Stage, operations: Sequence[Operation]) -> tuple[list[Operation], list[Change]]:
+    """Operations of our own as they are now, with fresh modnos: all of them, or UserError."""
+    made: list[tuple[Operation, Json, bytes]] = []
+    before: list[Meta | None] = []
+    highest = stage.highest_modno
+    try:
+        for given in operations:
+            name = f"Operation {given.id}"
+            old = stage.meta(given.id)
+            if old is None:
+                raise NotFoundError(f"{name} does not exist")
+            if old.origin:
+                raise UserError(f"{name} came from a peer, which alone can change it")
+            operation = _copy(given)
+            operation.modno = stage.next_modno()
+            doc = codec.to_dict(operation)
+            _own(doc, name)
+            made.append((operation, doc, _line(doc, name)))
+            before.append(old)
+    except BaseException:
+        stage.highest_modno = highest
+        raise
+    return _result(stage, UPDATED, made, before)
+
+
+def _result(
+    stage: Stage, kind: str, made: list[tuple[Operation, Json, bytes]], before: Sequence[Meta | None]
+) -> tuple[list[Operation], list[Change]]:
+    for operation, doc, line in made:
+        stage.put(operation.id, doc, line)
+    changes = []
+    if made and stage.tell:
+        ids = tuple(operation.id for operation, _, _ in made)
+        metas = tuple(meta_of(doc) for _, doc, _ in made)
+        changes.append(Change(kind, "", ids, metas, tuple(before), tuple(line for _, _, line in made)))
+    return [operation for operation, _, _ in made], changes
+
+
+def delete(stage: Stage, ids: Iterable[int]) -> tuple[list[int], list[Change]]:
+    """Whatever of these exists is gone, of whatever origin; what does not exist is no error."""
+    gone: list[int] = []
+    by_origin: dict[str, list[tuple[int, Meta]]] = {}
+    for number in dict.fromkeys(ids):
+        meta = stage.meta(number)
+        if meta is not None:
+            gone.append(number)
+            by_origin.setdefault(meta.origin, []).append((number, meta))
+    if gone:
+        stage.delete(gone)
+    changes = []
+    for origin, some in by_origin.items() if stage.tell else ():
+        numbers, metas = zip(*some, strict=True)
+        changes.append(Change(DELETED, origin, numbers, (), metas, ()))
+    return gone, changes
+
+
+def apply(
+    stage: Stage, keyid: str, upserts: Iterable[Operation], deletes: Iterable[int], keep_newer: bool
+) -> tuple[Applied, list[Change]]:
+    """A peer's operations, as PROTOCOL.md 6 says ("How the hub stores a received operation")."""
+    applied = Applied()
+    unchanged = 0
+    told: dict[int, tuple[Meta, Meta | None, bytes]] = {}
+    for operation in upserts:
+        original, modno, original_flow = operation.id, operation.modno, operation.flow_id
+        body = codec.to_dict(operation)
+        reason = "no id" if not original else "no modno" if not modno else problem(body)
+        if reason is not None:
+            applied.invalid.append((original, reason))
+            continue
+        number = stage.find_original(keyid, original)
+        if number is None:
+            held, number = 0, stage.next_id()
+        else:
+            held = stage.modno(number)
+            if keep_newer and modno < held:
+                unchanged += 1
+                continue
+        doc = _foreign(body, keyid, number, stage.flow(keyid, original_flow, number))
+        line = operation_line(doc)
+        if len(line) > MAX_LINE:
+            applied.invalid.append((original, f"larger than {MAX_LINE >> 20} MiB"))
+            continue
+        if modno == held and stage.line(number) == line:
+            unchanged += 1
+            continue
+        if stage.tell:
+            before = told[number][1] if number in told else stage.meta(number)
+            told[number] = (meta_of(doc), before, line)
+        stage.put(number, doc, line)
+        stage.put_original(keyid, original, number)
+        applied.stored.append(number)
+    ours = [stage.find_original(keyid, original) for original in deletes]
+    gone, changes = delete(stage, [number for number in ours if number is not None])
+    applied.deleted.extend(gone)
+    for kind in (UPDATED, CREATED):
+        some = {n: entry for n, entry in told.items() if (entry[1] is None) is (kind == CREATED)}
+        if some:
+            metas, befores, lines = zip(*some.values(), strict=True)
+            changes.insert(0, Change(kind, keyid, tuple(some), metas, befores, lines))
+    return replace(applied, unchanged=unchanged), changes
+
+
+def _foreign(body: Json, keyid: str, number: int, flow: int) -> Json:
+    """The operation as it is kept: the peer's numbers as original ones, ours in their place.
+
+    Whatever the peer itself gave as original is dropped: what it holds of others is not its to send.
+    """
+    body.pop("originalFlowId", None)
+    body.pop("originalInstanceKeyid", None)
+    body.pop("originalId", None)
+    doc = {
+        "id": str(number),
+        "originalId": body.pop("id"),
+        "modno": body.pop("modno"),
+        "flowId": str(flow),
+        "originalFlowId": body.pop("flowId"),
+        "originalInstanceKeyid": keyid,
+    }
+    doc.update(body)
+    return doc

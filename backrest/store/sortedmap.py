@@ -1,0 +1,77 @@
+"""A map from 64-bit numbers to 64-bit numbers at 16 bytes an entry, where a dict takes over 100.
+
+Keys that come in rising order, as a peer's ids nearly always do, are appended to a sorted array. What comes
+out of order waits in a small dict and is merged in when that has grown to an eighth. Nothing is ever removed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+
+# Merging sorts everything anew: rarely enough that a thousand stragglers do not cost a thousand sorts.
+_WAIT = 1024
+
+
+class SortedMap:
+    """See the module's text. Numbers beyond 64 bits raise OverflowError."""
+
+    __slots__ = ("_extra", "_keys", "_values")
+
+    def __init__(self, items: Iterable[tuple[int, int]] = ()) -> None:
+        """``items`` in rising order of their keys."""
+        self._keys = array("q")
+        self._values = array("q")
+        self._extra: dict[int, int] = {}
+        for key, value in items:
+            self._keys.append(key)
+            self._values.append(value)
+
+    def __len__(self) -> int:
+        return len(self._keys) + len(self._extra)
+
+    @property
+    def last(self) -> int:
+        """No key is higher; 0 when there are none, or only negative ones."""
+        return max(self._keys[-1], 0) if self._keys else 0
+
+    def get(self, key: int) -> int | None:
+        keys = self._keys
+        place = bisect_left(keys, key)
+        if place < len(keys) and keys[place] == key:
+            return self._values[place]
+        return self._extra.get(key) if self._extra else None
+
+    def put(self, key: int, value: int) -> None:
+        keys = self._keys
+        if not keys or key > keys[-1]:
+            keys.append(key)
+            self._values.append(value)
+            return
+        place = bisect_left(keys, key)
+        if keys[place] == key:
+            self._values[place] = value
+            return
+        self._extra[key] = value
+        if len(self._extra) > _WAIT + len(keys) // 8:
+            self._merge()
+
+    def extend(self, keys: Sequence[int], values: Sequence[int]) -> None:
+        """Put many, whose keys rise from above ``last``; all fit into 64 bits."""
+        self._keys.extend(keys)
+        self._values.extend(values)
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """In rising order of the keys."""
+        if self._extra:
+            self._merge()
+        return zip(self._keys, self._values, strict=True)
+
+    def _merge(self) -> None:
+        # a key that waited in the dict may since have been passed by the array's end, but is never in both:
+        # the array only takes keys above all its own
+        both = sorted([*zip(self._keys, self._values, strict=True), *self._extra.items()])
+        self._keys = array("q", [key for key, _ in both])
+        self._values = array("q", [value for _, value in both])
+        self._extra = {}
