@@ -21,6 +21,7 @@ from helpers import (
     split_envelopes,
 )
 
+from backrest.crypto.identity import keyid_of, make_handshake
 from backrest.errors import Code, Fault, PeerError
 from backrest.protocol import items
 from backrest.protocol.events import Ended, Established
@@ -98,6 +99,13 @@ def test_both_sides_tell_who_the_other_is() -> None:
     assert (hub.keyid, hub.instance_id, hub.pairing_secret) == (HUB_ID.keyid, "hub", "")
     assert client.public_key == CLIENT_ID.public_key
     assert pair.hub.session.peer == client
+
+
+def test_secret_from_a_hub_has_no_meaning() -> None:
+    peer = RawHub().answer()
+    assert peer.channel is not None
+    peer.give_sealed(Item(handshake=make_handshake(HUB_ID, "hub", "a secret", peer.channel.transcript)))
+    assert identified(peer.end).pairing_secret == ""
 
 
 def test_secret_is_not_in_the_representation_of_the_event() -> None:
@@ -239,6 +247,7 @@ def test_cleartext_item_after_the_exchange_is_internal(make: Any, item: Any) -> 
     peer = make().opened()
     peer.give(item)
     assert_fault(peer.end, Fault.RECORD, Code.INTERNAL)
+    assert "came unencrypted" in str(peer.end.fault)
 
 
 @pytest.mark.parametrize("make", [RawClient, RawHub])
@@ -330,8 +339,6 @@ def test_our_own_handshake_sent_back_is_refused() -> None:
 def test_key_of_small_order_is_refused_when_pairing() -> None:
     """Under the neutral point as key, one signature (R neutral too, S zero) holds for every message."""
     neutral = b"\x01" + bytes(31)
-    from backrest.crypto.identity import keyid_of
-
     peer = RawClient().hello()
     handshake = peer.handshake(secret="the secret")
     handshake.public_key.ed25519pub = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -381,6 +388,7 @@ def test_handshake_without_features_is_byte_for_byte_the_references() -> None:
         (b"\xc2\x3e\x06logs/1", ("logs/1",)),
         (b"\xc2\x3e\x01a\xc2\x3e\x01b\xc2\x3e\x01a", ("a", "b")),
         (b"\xc0\x3e\x07", ()),  # number 1000 as a varint
+        (b"\xc0\x3e" + b"\xff" * 8 + b"\x7f", ()),  # a number that must not be taken for a length
         (b"\xc2\x3e\x00", ()),
         (b"\xc2\x3e\x02\xff\xfe", ()),
         (b"\xc2\x3e\x01\n", ()),

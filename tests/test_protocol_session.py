@@ -102,6 +102,12 @@ def test_manifest_with_unequal_lists_is_invalid_argument(ids: list[int], modnos:
     assert_fault(peer.end, Fault.ITEM, Code.INVALID_ARGUMENT)
 
 
+def test_to_a_client_a_manifest_means_send_yours_again_whatever_is_in_it() -> None:
+    peer = RawHub().opened()
+    peer.give_sealed(Item(operation_manifest={"op_ids": [1, 2], "modnos": [1]}))
+    assert peer.end.names == ["operation_manifest"]
+
+
 def test_keep_alive_event_is_an_event() -> None:
     peer = RawClient().opened()
     peer.give_sealed(Item(receive_operations={"event": {"keep_alive": {}}}))
@@ -173,6 +179,12 @@ def test_clients_end_inside_a_message_or_before_the_handshake_is_a_fault() -> No
     cut.end.feed(b"\0\0")
     cut.end.eof()
     assert_fault(cut.end, Fault.ENDED, Code.INVALID_ARGUMENT)
+
+
+def test_end_of_stream_message_from_a_client_is_a_fault_at_once() -> None:
+    peer = RawClient().opened()
+    peer.end.feed(end_of_stream(None)[:1])
+    assert_fault(peer.end, Fault.FRAMING, Code.INTERNAL)
 
 
 def test_end_that_comes_while_the_hub_decides_is_kept() -> None:
