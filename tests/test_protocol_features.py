@@ -1,4 +1,4 @@
-"""Features: the extra field of our handshakes, invisible to others and never trusted with more than comfort."""
+"""Features: the extra field of our handshakes, which others skip and which is trusted with comfort only."""
 
 from __future__ import annotations
 
