@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from engine_world import (
     Operation,
     World,
@@ -27,6 +28,7 @@ from engine_world import (
 from backrest.engine import IndexResult, Reason, ResticFailure, tasklog
 from backrest.engine.recover import INTERRUPTED
 from backrest.errors import NotFoundError, UserError
+from backrest.store.oplog import Change
 from backrest.wire import config, operations
 
 __all__ = ["repository", "template", "world"]  # fixtures
@@ -130,20 +132,13 @@ async def test_a_backup_that_waits_can_be_cancelled_too(tmp_path: Path) -> None:
 
     def started(found: object) -> None:
         nursery.start_soon(second)
-
-    def waits(change: object) -> None:
-        # From the thread of the log, as soon as the second one stands in the queue.
-        if len(made.operations()) == 2 and not cancelled:
-            cancelled.append(True)
-            trio.from_thread.run_sync(nursery.start_soon, cancel_second)
+        nursery.start_soon(cancel_second)
 
     async def cancel_second() -> None:
         while len(made.engine.running) < 2:
-            await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
         made.engine.cancel(max(made.engine.running))
 
-    cancelled: list[bool] = []
-    made.oplog.subscribe(waits)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             first = await made.engine.backup("photos", progress=started)
@@ -161,8 +156,8 @@ async def test_cancelling_in_the_index_leaves_no_forget_pending(tmp_path: Path) 
     with trio.fail_after(60), trio.CancelScope() as scope:
         token = trio.lowlevel.current_trio_token()
 
-        def saved(change: object) -> None:
-            if any(one.status == operations.STATUS_SUCCESS for one in made.operations()):
+        def saved(change: Change) -> None:
+            if any(one.status == operations.STATUS_SUCCESS for one in change.operations):
                 token.run_sync_soon(scope.cancel)
 
         made.oplog.subscribe(saved)

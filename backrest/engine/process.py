@@ -140,7 +140,7 @@ async def run(
         nursery.start_soon(_read, ((process.stdout, stdout), (process.stderr, stderr)), readers)
         try:
             await process.wait()
-        except trio.Cancelled:
+        except BaseException:  # cancelled, or Ctrl-C in a program that is nothing but this command
             with trio.CancelScope(shield=True):
                 await _end(process, grace())
             raise
