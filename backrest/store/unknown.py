@@ -36,15 +36,12 @@ class Unknown:
 def collect(descriptor: Descriptor, raw: Json, known: Json, path: str = "") -> Unknown:
     """What ``raw``, as it stood in the file, has that ``known``, the same object read and written, lacks.
 
-    ValueError, with the path, for a name or number that its enum does not have, and for a field given twice.
+    ValueError, with the path, for a name or number that its enum does not have.
     """
     out = Unknown()
     by_key = {key: one for one in descriptor.fields for key in (one.name, one.json_name)}
-    given: dict[int, str] = {}
     for key, value in raw.items():
         one = by_key.get(key)
-        if one is not None and given.setdefault(one.number, key) != key:
-            raise ValueError(f"{path or 'it'} has both {given[one.number]} and {key}, which are the same")
         here = f"{path}.{key}" if path else key
         if one is None:
             out.keys[key] = value
