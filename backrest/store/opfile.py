@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store.files import AppendFile
@@ -16,6 +17,12 @@ from backrest.store.opformat import Operation, decode, parse_line
 # Lines this close together are read in one go: a system call costs about as much as copying so many bytes.
 _GAP = 4096
 _SPAN = 1 << 20  # but not more than this at once: memory
+
+
+class Reader(Protocol):
+    """Anything to read from at an offset."""
+
+    def read(self, offset: int, size: int) -> bytes: ...
 
 
 class LogFile:
@@ -50,7 +57,7 @@ class LogFile:
             self.file.close()
 
 
-def read_lines(file: AppendFile, places: Sequence[tuple[int, int]]) -> list[bytes]:
+def read_lines(file: Reader, places: Sequence[tuple[int, int]]) -> list[bytes]:
     """The lines at these (offset, length), in the order given; neighbours in the file are read together."""
     lines: list[bytes] = [b""] * len(places)
     order = sorted(range(len(places)), key=lambda position: places[position][0])

@@ -17,6 +17,10 @@ from backrest.store.opformat import KINDS, STATUSES, Json, parse_deleted, parse_
 from backrest.store.sortedmap import SortedMap
 
 
+class OutOfOrderError(ValueError):
+    """A line that is good, but new where only a line that replaces one could stand."""
+
+
 class Meta(NamedTuple):
     """What is known of an operation without reading it; shared by all operations that agree in it."""
 
@@ -158,7 +162,7 @@ class Index:
     def _replace(self, number: int, offset: int, length: int, values: tuple[int, ...]) -> None:
         row = self._row(number)
         if row is None:
-            raise ValueError(f"operation {number} comes after one with a higher id")
+            raise OutOfOrderError(f"operation {number} comes after one with a higher id")
         modno, flow, start, original, snapshot, group, status, kind = values
         origin, old = self.group_origins[group], self.groups[row]
         if old and (self.group_origins[old] is not origin or self.originals[row] != original):

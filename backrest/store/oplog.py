@@ -1,113 +1,49 @@
 """The operation log: every operation of this instance and of its clients, in one file of JSON lines.
 
-The file (opformat.py says what its lines look like) is the truth; in memory is only an index of it
-(opindex.py). A change is written and synced first, then the index changes, then the subscribers are told, and
-then the writer's call returns. Writers that come while another's sync is under way are joined: the next one
-to get the lock commits for all who wait, with one write and one sync. When that fails, all of them get
-StorageError, and file and memory are as before.
-
-Two locks, always taken in this order: ``_commits`` is held through a whole commit (work out, write, change,
-tell), so commits and what is told of them have one order; ``_lock`` guards the index and the current file,
-for moments only, so reading goes on during a write. Bodies are read from the file outside of both.
-
-What this cannot promise: that a write which failed is absent after a power cut (it may come back whole;
-nobody was told that it was stored, and a caller that tries again may then find it twice).
+It holds a million operations of fifty machines: what is kept in memory is an index of the file, and the
+bodies are read when they are asked for. This module is what callers see; opcore.py has the commits (durable
+before they are acknowledged, told in order), opformat.py the lines of the file, opindex.py the index,
+opquery.py the queries, opstage.py what the writing methods do, oprepair.py what helps after damage.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
 
-from backrest.errors import NotFoundError, StorageError
-from backrest.store import opload, opquery, opstage, syscalls
-from backrest.store.files import AppendFile, atomic_write, sweep_temps
+from backrest.errors import NotFoundError
+from backrest.store import opload, opquery, oprepair, opstage
 from backrest.store.opchange import Attachment, Callback, Change, Predicate
-from backrest.store.opfile import LogFile, operations, read_lines
-from backrest.store.opformat import SPACE, Operation, mark
+from backrest.store.opcompact import Compacted
+from backrest.store.opcore import OpCore
+from backrest.store.opfile import operations
+from backrest.store.opformat import Operation
 from backrest.store.opheld import Held
-from backrest.store.opindex import Index, Meta
+from backrest.store.opindex import Meta
 from backrest.store.opquery import Query
+from backrest.store.oprepair import Report
 from backrest.store.opstage import Applied, Stage
-from backrest.store.syscalls import storage_error
 
-__all__ = ["Applied", "Attachment", "Change", "Meta", "OpLog", "Query"]
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-_Plan = Callable[[Stage], tuple[T, list[Change]]]
+__all__ = ["Applied", "Attachment", "Change", "Compacted", "Meta", "OpLog", "Query", "Report"]
 
 # Bodies read and handed out at a time by query and read: 512 is also what one message of the sync carries.
 READ_BATCH = 512
 
 
-class _Request:
-    """One caller's part of a commit."""
-
-    __slots__ = ("changes", "done", "error", "plan", "result")
-
-    def __init__(self, plan: _Plan[Any]) -> None:
-        self.plan = plan
-        self.result: Any = None
-        self.changes: list[Change] = []
-        self.error: Exception | None = None
-        self.done = False
-
-    def fail(self, error: Exception) -> None:
-        self.error, self.done = error, True
-
-
-class OpLog:
+class OpLog(OpCore):
     """See the module's text. All methods block and can be called from any thread."""
 
-    def __init__(self, file: AppendFile, index: Index) -> None:
-        """Use ``open``."""
-        self.path = file.path
-        self._file = LogFile(file)
-        self._index = index
-        self._commits = threading.Lock()
-        self._lock = threading.Lock()
-        self._waiting: deque[_Request] = deque()
-        self._committer = 0  # the thread that holds _commits
-        self._subscribers: tuple[Callback, ...] = ()
-        self._broken = ""  # why nothing can be written any more
-        self._written = False  # since the last mark
-        self._directory_unsynced = False  # a compaction's rename is not known to be durable
+    @staticmethod
+    def verify(path: str | os.PathLike[str], progress: opload.Progress | None = None) -> Report:
+        """Read a log that is not open, every line thoroughly; oprepair.py."""
+        return oprepair.verify(path, progress)
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], progress: opload.Progress | None = None) -> OpLog:
-        """Open, or create. What a power cut left of a last, unacknowledged write is cut off.
-
-        Raises CorruptError (file, line, reason; nothing is changed) or StorageError.
-        """
-        sweep_temps(path)
-        if not os.path.lexists(path):
-            atomic_write(path, mark(0, 0))
-        file = AppendFile(path)
-        try:
-            return cls(file, opload.load(file, progress))
-        except BaseException:
-            file.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file, after what is being written. Closing twice is allowed."""
-        with self._commits:
-            if self._broken == _CLOSED:
-                return
-            if self._written and not self._broken:
-                try:  # only a help to later diagnosis (opformat.py): what was acknowledged is safe already
-                    self._append([mark(self._index.highest_id, self._index.highest_modno)[1:]])
-                except StorageError as error:
-                    log.warning("closing the operation log: %s", error)
-            self._broken = _CLOSED
-            self._file.retire()
+    @staticmethod
+    def repair(path: str | os.PathLike[str], progress: opload.Progress | None = None) -> Report:
+        """Make a log that is not open one that opens, with the bad lines set aside; oprepair.py."""
+        return oprepair.repair(path, progress)
 
     # Writing
 
@@ -156,93 +92,12 @@ class OpLog:
             raise ValueError("our own operations cannot be purged")
 
         def plan(stage: Stage) -> tuple[list[int], list[Change]]:
-            return opstage.delete(stage, opquery.select(stage.index, Query(origin=keyid)))
+            held = opquery.select(stage.index, Query(origin=keyid))
+            return opstage.delete(stage, [*held, *stage.stored_from(keyid)])
 
         return len(self._submit(plan))
 
-    def _submit(self, plan: _Plan[T]) -> T:
-        """Returns when the plan's lines are durable and everybody has been told; raises when they are not."""
-        if self._committer == threading.get_ident():
-            raise RuntimeError("a subscriber of the operation log must not write to it")
-        request = _Request(plan)
-        self._waiting.append(request)
-        with self._commits:
-            if not request.done:
-                self._committer = threading.get_ident()
-                try:
-                    self._commit()
-                finally:
-                    self._committer = 0
-        if request.error is not None:
-            raise request.error
-        return cast(T, request.result)
-
-    def _commit(self) -> None:
-        """One commit for all who wait. On return each of them is done, or failed."""
-        requests = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        try:
-            stage = self._plan(requests)
-            if stage.lines:
-                offset = self._append(stage.lines) + 1
-                try:
-                    with self._lock:
-                        stage.settle(offset)
-                except BaseException:
-                    self._broken = "memory and file are out of step: restart the program"
-                    raise
-            for request in requests:
-                if not request.done:
-                    request.done = True
-                    for change in request.changes:
-                        self._tell(change)
-        except StorageError as error:
-            for request in requests:
-                if not request.done:
-                    # to each its own: an exception that is raised in two threads mixes up their tracebacks
-                    request.fail(type(error)(str(error)) if type(error) is StorageError else error)
-        finally:
-            for request in requests:
-                if not request.done:
-                    request.fail(StorageError(f"Cannot append to {self.path}: the write was interrupted."))
-
-    def _plan(self, requests: list[_Request]) -> Stage:
-        """The stage with everything that the requests want; those that ask for what cannot be are failed."""
-        while True:
-            stage = Stage(self._index, self._line, bool(self._subscribers))
-            for request in requests:
-                if request.done:
-                    continue
-                lines = len(stage.lines)
-                try:
-                    request.result, request.changes = request.plan(stage)
-                except Exception as error:
-                    request.fail(error)
-                    if len(stage.lines) > lines:  # it had begun: work the others out again without it
-                        break
-            else:
-                return stage
-
-    def _append(self, lines: list[bytes]) -> int:
-        """Write and sync; the offset of the commit's leading space. StorageError, with nothing changed."""
-        if self._broken:
-            raise StorageError(f"Cannot append to {self.path}: {self._broken}.")
-        if self._directory_unsynced:
-            try:
-                syscalls.disk.fsync_dir(os.path.dirname(os.path.abspath(self.path)))
-            except OSError as error:
-                raise storage_error("append to", self.path, error) from error
-            self._directory_unsynced = False
-        offset = self._file.file.append([SPACE, *lines])
-        self._written = True
-        return offset
-
     # Being told
-
-    def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Calls back for every change from now on (opchange.py has the rules). Returns what ends it."""
-        with self._exclusive():
-            self._subscribers += (callback,)
-        return partial(self._unsubscribe, callback)
 
     def attach(self, callback: Callback, predicate: Predicate) -> Attachment:
         """The manifest of our own operations that the predicate accepts, and every later change of them.
@@ -258,25 +113,8 @@ class OpLog:
                 rows = [row for row, group in enumerate(index.groups) if group in groups] if groups else []
                 attachment.manifest_ids = array("q", [index.ids[row] for row in rows])
                 attachment.manifest_modnos = array("q", [index.modnos[row] for row in rows])
-            attachment.begin(partial(self._unsubscribe, attachment.tell))
-            self._subscribers += (attachment.tell,)
+            attachment.begin(self._subscribe(attachment.tell))
         return attachment
-
-    def _exclusive(self) -> threading.Lock:
-        if self._committer == threading.get_ident():
-            raise RuntimeError("a subscriber of the operation log must not subscribe others")
-        return self._commits
-
-    def _unsubscribe(self, callback: Callback) -> None:
-        with self._lock:
-            self._subscribers = tuple(other for other in self._subscribers if other != callback)
-
-    def _tell(self, change: Change) -> None:
-        for subscriber in self._subscribers:
-            try:
-                subscriber(change)
-            except Exception:  # the write is done, and the other subscribers must hear of it
-                log.exception("a subscriber of the operation log failed")
 
     # Reading
 
@@ -309,13 +147,6 @@ class OpLog:
             return operations(current.file, found, places)
         finally:
             current.release()
-
-    def _line(self, number: int) -> bytes:
-        """The line of a live operation, with its line end; called during a commit."""
-        row = self._index.row(number)
-        assert row is not None
-        place = self._index.offsets[row], self._index.lengths[row]
-        return read_lines(self._file.file, [place])[0].lstrip() + b"\n"
 
     def query(self, query: Query) -> Iterator[Operation]:
         """What matches now, in the order (start time, id). Bodies are read as the caller goes on.
@@ -365,12 +196,3 @@ class OpLog:
         """(highest id, highest modno of our own) ever given out."""
         with self._lock:
             return self._index.highest_id, self._index.highest_modno
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(bytes of the file, bytes of it that are still needed)."""
-        with self._lock:
-            return self._file.file.length, self._index.live_bytes
-
-
-_CLOSED = "it is closed"

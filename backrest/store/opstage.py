@@ -77,6 +77,10 @@ class Stage:
             number = self.index.find_original(keyid, original)
         return None if number is None or self._staged.get(number, True) is None else number
 
+    def stored_from(self, keyid: str) -> list[int]:
+        """Our ids of what this commit stores of a peer."""
+        return [number for (origin, _), number in self._originals.items() if origin == keyid]
+
     def flow(self, keyid: str, original_flow: int, number: int) -> int:
         """Our flow for a peer's: as before, or a new one, named after this operation."""
         flow = self._flows.get((keyid, original_flow)) or self.index.find_flow(keyid, original_flow)

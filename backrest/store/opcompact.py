@@ -1,0 +1,159 @@
+"""Writing the log anew without what is no longer needed, while others read and write it.
+
+First what lives is copied beside, in the order of the ids, from the file as it was at one moment; then what
+was appended meanwhile, as it stands; the last of that, the rename and the new offsets happen under the lock
+of the commits. Readers who are still in the old file keep it open. A crash before the rename leaves the old
+file and a temporary one that is swept up later; after it, the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from backrest.errors import StorageError
+from backrest.store.files import AppendFile
+from backrest.store.opfile import read_lines
+from backrest.store.opformat import mark
+from backrest.store.opindex import Index
+from backrest.store.opload import Progress
+from backrest.store.syscalls import storage_error
+
+# Lines copied, and synced, at a time: some 3 MiB. A sync of hundreds of MiB at once would hold up all others.
+_LINES = 4096
+# What is left to copy when the writers are made to wait: milliseconds.
+CATCH_UP = 1 << 20
+# Compaction by itself: when more than half of the file is dead, and so much that it is worth the writing.
+WORTH_BYTES = 16 << 20
+# Room that must be left on the disk, besides what is written: the operations that come meanwhile need it.
+_ROOM = 16 << 20
+
+
+def is_worth(size: int, needed: int) -> bool:
+    """Whether a file of so many bytes, of which so many are needed, should be compacted."""
+    return size - needed > max(WORTH_BYTES, needed)
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """Bytes of the file before and after."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What lived at one moment: rows of the index, where their lines are, and where the file ended."""
+
+    rows: array[int]
+    offsets: array[int]
+    lengths: array[int]
+    highest: tuple[int, int]
+    end: int
+
+
+def columns(index: Index) -> tuple[array[int], array[int], array[int]]:
+    """Copies of (groups, offsets, lengths): taken under both locks, so it must be quick."""
+    return index.groups[:], index.offsets[:], index.lengths[:]
+
+
+def snapshot(
+    columns: tuple[array[int], array[int], array[int]], highest: tuple[int, int], end: int
+) -> Snapshot:
+    """What lives, by the copied columns; no lock is held."""
+    groups, offsets, lengths = columns
+    rows = array("I", [row for row, group in enumerate(groups) if group])
+    if len(rows) < len(groups):
+        offsets = array("q", [offsets[row] for row in rows])
+        lengths = array("I", [lengths[row] for row in rows])
+    return Snapshot(rows, offsets, lengths, highest, end)
+
+
+def temporary(path: str) -> str:
+    """The name of the new file until it takes the old one's place; files.sweep_temps knows the pattern."""
+    directory, name = os.path.split(os.path.realpath(path))
+    return os.path.join(directory, f".{name}.{secrets.token_hex(6)}.tmp")
+
+
+def check_room(path: str, needed: int) -> None:
+    """Refuse before the disk is full rather than after: then nobody could write."""
+    try:
+        disk = os.statvfs(os.path.dirname(os.path.realpath(path)))
+    except OSError as error:
+        raise storage_error("compact", path, error) from error
+    if disk.f_bavail * disk.f_frsize < needed + _ROOM:
+        raise StorageError(
+            f"Cannot compact {path}: the disk has less than {(needed + _ROOM) >> 20} MiB left."
+        )
+
+
+class Source(Protocol):
+    """What is read from: an AppendFile, or a file that is only looked at."""
+
+    path: str
+
+    def read(self, offset: int, size: int) -> bytes: ...
+
+
+def write(
+    source: Source,
+    target: AppendFile,
+    places: Iterable[tuple[int, int]],
+    highest: tuple[int, int],
+    progress: Callable[[int], None] | None,
+) -> array[int]:
+    """Write a first mark and the lines at these (offset, length). Where each now begins, in that order."""
+    target.append([mark(*highest)])
+    offsets = array("q")
+    places = iter(places)
+    while batch := list(islice(places, _LINES)):
+        offsets.extend(_copy_batch(source, target, batch))
+        if progress is not None:
+            progress(len(offsets))
+    return offsets
+
+
+def copy_live(source: Source, target: AppendFile, snap: Snapshot, progress: Progress | None) -> array[int]:
+    """The lines of the snapshot. Where each now begins, in the snapshot's order."""
+    places = zip(snap.offsets, snap.lengths, strict=True)
+    total = len(snap.rows)
+    tell = None if progress is None else (lambda done: progress(done, total))
+    return write(source, target, places, snap.highest, tell)
+
+
+def _copy_batch(source: Source, target: AppendFile, places: list[tuple[int, int]]) -> list[int]:
+    lines = [line.lstrip() + b"\n" for line in read_lines(source, places)]
+    offset = target.append(lines)
+    offsets = []
+    for line in lines:
+        offsets.append(offset)
+        offset += len(line)
+    return offsets
+
+
+def copy_tail(source: Source, target: AppendFile, start: int, end: int) -> int:
+    """Append the bytes as they stand. How far it came: ``end``."""
+    while start < end:
+        part = source.read(start, min(4 << 20, end - start))
+        if not part:
+            raise StorageError(f"{source.path} shrank while in use: restart the program.")
+        target.append([part])
+        start += len(part)
+    return start
+
+
+def moved(index: Index, snap: Snapshot, offsets: array[int], tail: int) -> array[int]:
+    """The column of offsets for the new file, where what followed the snapshot begins at ``tail``."""
+    shift = tail - snap.end
+    column = array("q", [offset + shift for offset in index.offsets])
+    old = index.offsets
+    for row, offset in zip(snap.rows, offsets, strict=True):
+        if old[row] < snap.end:  # else it was changed meanwhile, and its newer line is in the tail
+            column[row] = offset
+    return column

@@ -1,0 +1,307 @@
+"""The core of the operation log: the file, the index of it, and the commits that change both.
+
+The file (opformat.py says what its lines look like) is the truth; in memory is only an index of it
+(opindex.py). A change is written and synced first, then the index changes, then the subscribers are told, and
+then the writer's call returns. Writers that come while another's sync is under way are joined: the next one
+to get the lock commits for all who wait, with one write and one sync. When that fails, all of them get
+StorageError, and file and memory are as before.
+
+Two locks, always taken in this order: ``_commits`` is held through a whole commit (work out, write, change,
+tell), so commits and what is told of them have one order; ``_lock`` guards the index and the current file,
+for moments only, so reading goes on during a write. Bodies are read from the file outside of both.
+
+What this cannot promise: that a write which failed is absent after a power cut (it may come back whole;
+nobody was told that it was stored, and a caller that tries again may then find it twice).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self, TypeVar, cast
+
+from backrest.errors import StorageError
+from backrest.store import opcompact, opload, syscalls
+from backrest.store.files import AppendFile, atomic_write, discard, sweep_temps
+from backrest.store.opchange import Callback, Change
+from backrest.store.opcompact import Compacted, Snapshot
+from backrest.store.opfile import LogFile, read_lines
+from backrest.store.opformat import SPACE, mark
+from backrest.store.opindex import Index
+from backrest.store.opstage import Stage
+from backrest.store.syscalls import storage_error
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+#: works out one caller's part of a commit: its result, and what to tell the subscribers
+Plan = Callable[[Stage], tuple[T, list[Change]]]
+
+_CLOSED = "it is closed"
+
+
+class _Request:
+    """One caller's part of a commit."""
+
+    __slots__ = ("changes", "done", "error", "plan", "result")
+
+    def __init__(self, plan: Plan[Any]) -> None:
+        self.plan = plan
+        self.result: Any = None
+        self.changes: list[Change] = []
+        self.error: Exception | None = None
+        self.done = False
+
+    def fail(self, error: Exception) -> None:
+        self.error, self.done = error, True
+
+
+class OpCore:
+    """See the module's text. All methods block and can be called from any thread."""
+
+    def __init__(self, file: AppendFile, index: Index) -> None:
+        """Use ``open``."""
+        self.path = file.path
+        self._file = LogFile(file)
+        self._index = index
+        self._commits = threading.Lock()
+        self._lock = threading.Lock()
+        self._compacting = threading.Lock()
+        self._waiting: deque[_Request] = deque()
+        self._committer = 0  # the thread that holds _commits
+        self._subscribers: tuple[Callback, ...] = ()
+        self._broken = ""  # why nothing can be written any more
+        self._written = False  # since the last mark
+        self._directory_unsynced = False  # a compaction's rename is not known to be durable
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], progress: opload.Progress | None = None) -> Self:
+        """Open, or create. What a power cut left of a last, unacknowledged write is cut off.
+
+        Raises CorruptError (file, line, reason; nothing is changed) or StorageError.
+        """
+        sweep_temps(path)
+        if not os.path.lexists(path):
+            atomic_write(path, mark(0, 0))
+        file = AppendFile(path)
+        try:
+            return cls(file, opload.load(file, progress))
+        except BaseException:
+            file.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file, after what is being written. Closing twice is allowed."""
+        with self._commits:
+            if self._broken == _CLOSED:
+                return
+            if self._written and not self._broken:
+                try:  # only a help to later diagnosis (opformat.py): what was acknowledged is safe already
+                    self._append([mark(self._index.highest_id, self._index.highest_modno)[1:]])
+                except StorageError as error:
+                    log.warning("closing the operation log: %s", error)
+            self._broken = _CLOSED
+            self._file.retire()
+
+    # Commits
+
+    def _submit(self, plan: Plan[T]) -> T:
+        """Returns when the plan's lines are durable and everybody has been told; raises when they are not."""
+        if self._committer == threading.get_ident():
+            raise RuntimeError("a subscriber of the operation log must not write to it")
+        request = _Request(plan)
+        self._waiting.append(request)
+        with self._commits:
+            if not request.done:
+                self._committer = threading.get_ident()
+                try:
+                    self._commit()
+                finally:
+                    self._committer = 0
+        if request.error is not None:
+            raise request.error
+        return cast(T, request.result)
+
+    def _commit(self) -> None:
+        """One commit for all who wait. On return each of them is done, or failed."""
+        requests = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            stage = self._plan(requests)
+            if stage.lines:
+                offset = self._append(stage.lines) + 1
+                try:
+                    with self._lock:
+                        stage.settle(offset)
+                except BaseException:
+                    self._broken = "memory and file are out of step: restart the program"
+                    raise
+            for request in requests:
+                if not request.done:
+                    request.done = True
+                    for change in request.changes:
+                        self._tell(change)
+        except StorageError as error:
+            for request in requests:
+                if not request.done:
+                    # to each its own: an exception that is raised in two threads mixes up their tracebacks
+                    request.fail(type(error)(str(error)) if type(error) is StorageError else error)
+        finally:
+            for request in requests:
+                if not request.done:
+                    request.fail(StorageError(f"Cannot append to {self.path}: the write was interrupted."))
+
+    def _plan(self, requests: list[_Request]) -> Stage:
+        """The stage with everything that the requests want; those that ask for what cannot be are failed."""
+        while True:
+            stage = Stage(self._index, self._line, bool(self._subscribers))
+            for request in requests:
+                if request.done:
+                    continue
+                lines = len(stage.lines)
+                try:
+                    request.result, request.changes = request.plan(stage)
+                except Exception as error:
+                    request.fail(error)
+                    if len(stage.lines) > lines:  # it had begun: work the others out again without it
+                        break
+            else:
+                return stage
+
+    def _append(self, lines: list[bytes]) -> int:
+        """Write and sync; the offset of the commit's leading space. StorageError, with nothing changed."""
+        if self._broken:
+            raise StorageError(f"Cannot append to {self.path}: {self._broken}.")
+        if self._directory_unsynced:
+            self._sync_directory()
+        offset = self._file.file.append([SPACE, *lines])
+        self._written = True
+        return offset
+
+    def _line(self, number: int) -> bytes:
+        """The line of a live operation, with its line end; called during a commit."""
+        row = self._index.row(number)
+        assert row is not None
+        place = self._index.offsets[row], self._index.lengths[row]
+        return read_lines(self._file.file, [place])[0].lstrip() + b"\n"
+
+    # Being told
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Calls back for every change from now on (opchange.py has the rules). Returns what ends it."""
+        with self._exclusive():
+            return self._subscribe(callback)
+
+    def _exclusive(self) -> threading.Lock:
+        if self._committer == threading.get_ident():
+            raise RuntimeError("a subscriber of the operation log must not subscribe others")
+        return self._commits
+
+    def _subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Called under the lock of the commits."""
+        with self._lock:
+            self._subscribers += (callback,)
+        return partial(self._unsubscribe, callback)
+
+    def _unsubscribe(self, callback: Callback) -> None:
+        with self._lock:
+            self._subscribers = tuple(other for other in self._subscribers if other != callback)
+
+    def _tell(self, change: Change) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(change)
+            except Exception:  # the write is done, and the other subscribers must hear of it
+                log.exception("a subscriber of the operation log failed")
+
+    # Housekeeping
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(bytes of the file, bytes of it that are still needed)."""
+        with self._lock:
+            return self._file.file.length, self._index.live_bytes
+
+    def maybe_compact(self) -> bool:
+        """Compact when more than half of the file, and over 16 MiB, is dead. Cheap when it is not."""
+        if not opcompact.is_worth(*self.size):
+            return False
+        self.compact()
+        return True
+
+    def compact(self, progress: opload.Progress | None = None) -> Compacted:
+        """Write the file anew without what is dead. Reading and writing go on meanwhile.
+
+        StorageError (no room, say): the log stays as it was. One compaction at a time: others wait.
+        """
+        with self._compacting:
+            with self._exclusive(), self._lock:
+                if self._broken:
+                    raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
+                old = self._file
+                columns = opcompact.columns(self._index)
+                needed, end = self._index.live_bytes, old.file.length
+                highest = self._index.highest_id, self._index.highest_modno
+                old.hold()
+            try:
+                opcompact.check_room(self.path, needed)
+                return self._rewrite(old, opcompact.snapshot(columns, highest, end), progress)
+            finally:
+                old.release()
+
+    def _rewrite(self, old: LogFile, snap: Snapshot, progress: opload.Progress | None) -> Compacted:
+        temporary = opcompact.temporary(self.path)
+        new = AppendFile(temporary)
+        try:
+            offsets = opcompact.copy_live(old.file, new, snap, progress)
+            tail, end = new.length, snap.end
+            while old.file.length - end > opcompact.CATCH_UP:
+                end = opcompact.copy_tail(old.file, new, end, old.file.length)
+            with self._exclusive():
+                if self._broken:
+                    raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
+                before = old.file.length
+                opcompact.copy_tail(old.file, new, end, before)
+                new.append([mark(self._index.highest_id, self._index.highest_modno)])
+                column = opcompact.moved(self._index, snap, offsets, tail)
+                self._take_place(temporary, new, column)
+                return Compacted(before, new.length)
+        except BaseException:
+            if self._file.file is not new:
+                new.close()
+                discard(temporary)
+            raise
+
+    def _take_place(self, temporary: str, new: AppendFile, offsets: array[int]) -> None:
+        """The new file becomes the log. Called under the lock of the commits."""
+        index = self._index
+        try:
+            syscalls.disk.rename(temporary, os.path.realpath(self.path))
+        except OSError as error:
+            raise storage_error("compact", self.path, error) from error
+        new.path = self.path
+        old = self._file
+        with self._lock:
+            index.offsets = offsets
+            if len(index.ids) > index.live + index.live // 8:
+                self._index = index.squeezed()
+            self._file = LogFile(new)
+        old.retire()
+        self._written = False
+        # Until the directory is synced a power cut could bring the old file back, without what is appended
+        # to the new one: so nothing is, before that.
+        self._directory_unsynced = True
+        try:
+            self._sync_directory()
+        except StorageError as error:
+            log.warning("compacted, but nothing can be written yet: %s", error)
+
+    def _sync_directory(self) -> None:
+        try:
+            syscalls.disk.fsync_dir(os.path.dirname(os.path.realpath(self.path)))
+        except OSError as error:
+            raise storage_error("append to", self.path, error) from error
+        self._directory_unsynced = False
