@@ -27,7 +27,7 @@ from engine_world import (
 
 from backrest.engine import IndexResult, Reason, ResticFailure, tasklog
 from backrest.engine.recover import INTERRUPTED
-from backrest.errors import NotFoundError, UserError
+from backrest.errors import NotFoundError, StorageError, UserError
 from backrest.store.oplog import Change
 from backrest.wire import config, operations
 
@@ -192,6 +192,76 @@ async def test_one_task_at_a_time_for_a_repository(tmp_path: Path) -> None:
         for plan_id in ("photos", "music", "photos"):
             nursery.start_soon(run, plan_id)
     assert [one.status for one in results] == [operations.STATUS_SUCCESS] * 3
+
+
+async def test_a_backup_that_waited_uses_the_configuration_of_its_start(tmp_path: Path) -> None:
+    fake = fake_backup(tmp_path)
+    made = faked(tmp_path, fake, plan("music", tmp_path))
+    results: list[Operation] = []
+
+    async def run(plan_id: str) -> None:
+        results.append(await made.engine.backup(plan_id))
+
+    def change(current: config.Config) -> None:
+        [music] = (one for one in current.plans if one.id == "music")
+        current.plans.remove(music)
+        current.plans[0].excludes.append("*.new")
+
+    async with trio.open_nursery() as nursery, made.engine._lock(GUID):
+        for plan_id in ("photos", "music"):
+            nursery.start_soon(run, plan_id)
+        while len(made.engine.running) < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        made.config.transform(change)
+    music, photos = sorted(results, key=lambda one: one.plan_id)
+    assert photos.status == operations.STATUS_SUCCESS
+    assert "*.new" in next(call for call in calls(fake) if call[0] == "backup")
+    assert music.status == operations.STATUS_ERROR
+    assert music.display_message == "failed to backup: there is no plan music"
+
+
+# A log or a program that fails
+
+
+async def test_a_log_that_refuses_the_end_is_told_to_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = faked(tmp_path, fake_backup(tmp_path))
+    update = made.oplog.update
+
+    def full(ops: list[Operation]) -> list[Operation]:
+        if ops[0].status == operations.STATUS_SUCCESS:
+            raise StorageError("the disk is full")
+        return update(ops)
+
+    monkeypatch.setattr(made.oplog, "update", full)
+    with pytest.raises(StorageError):
+        await made.engine.backup("photos")
+    [ended] = made.operations()
+    assert ended.status == operations.STATUS_ERROR
+    assert ended.display_message == "failed to backup: the disk is full"
+
+
+async def test_a_mistake_of_ours_leaves_nothing_in_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = faked(tmp_path, fake_backup(tmp_path))
+
+    def broken(plan: config.Plan) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("backrest.engine.backup.check_paths", broken)
+    with pytest.raises(ZeroDivisionError):
+        await made.engine.backup("photos")
+    [ended] = made.operations()
+    assert ended.status == operations.STATUS_ERROR
+    assert ended.display_message == "failed to backup: a mistake in this program (ZeroDivisionError())"
+
+
+async def test_a_task_log_that_cannot_be_written_does_not_end_the_backup(tmp_path: Path) -> None:
+    made = faked(tmp_path, fake_backup(tmp_path))
+    made.paths.tasklogs.write_text("in the way")
+    assert (await made.engine.backup("photos")).status == operations.STATUS_SUCCESS
 
 
 # What cannot be run

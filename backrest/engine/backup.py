@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -64,6 +65,12 @@ class BackupTask:
         )
         return Record(self._bench.oplog, self._bench.now_ms, operation)
 
+    def update(self, repo: config.Repo, plan: config.Plan) -> None:
+        """Take over a configuration changed while the task waited; UserError if it is another task now."""
+        if repo.guid != self._repo.guid or plan.repo != self._plan.repo:
+            raise UserError(f"plan {plan.id} was moved to another repository while its backup waited")
+        self._repo, self._plan = repo, plan
+
     async def run(self) -> None:
         """The whole flow. A failure ends up in its operation; only a log that cannot be written is raised."""
         logref = new_logref()
@@ -81,12 +88,11 @@ class BackupTask:
         await log.flush()
         if not self.record.operation.snapshot_id:
             return
-        try:
-            await self._follow_up(forget)
-        except BaseException:
-            if forget is not None:
-                await forget.abort("forget", self._bench.why_stopped)
-            raise
+        if forget is None:
+            await self._index()
+            return
+        async with ending(forget, "forget", self._bench):
+            await self._forget(forget, await self._index())
 
     async def _backup(self, repository: Repository, log: TaskLog) -> BackupResult:
         """Everything up to restic's end. Raises ResticError or UserError if there is no snapshot."""
@@ -162,15 +168,15 @@ class BackupTask:
             and not command.has_active_forget_schedule(self._repo)
         )
 
-    async def _follow_up(self, forget: Record | None) -> None:
-        known: Known | None = None
+    async def _index(self) -> Known | None:
+        """The history after it; None if restic failed."""
         try:
             _, known = await index(await self._bench.repository(self._repo), self._bench.oplog)
         except ResticError as error:
             # No operation is to tell of it, as in the reference; the next index makes up for it.
             logger.warning("the snapshots of repo %s cannot be listed: %s", self._repo.id, error)
-        if forget is not None:
-            await self._forget(forget, known)
+            return None
+        return known
 
     async def _forget(self, record: Record, known: Known | None) -> None:
         logref = new_logref()
@@ -200,6 +206,19 @@ class BackupTask:
         else:
             await record.finish(operations.STATUS_SUCCESS)
         await log.flush()
+
+
+@asynccontextmanager
+async def ending(record: Record, what: str, bench: Workbench) -> AsyncIterator[None]:
+    """Whatever comes out of the block, ``record`` is ended before it goes on: nothing stays INPROGRESS."""
+    try:
+        yield
+    except Exception as error:
+        await record.fail(what, error)
+        raise
+    except BaseException:  # a cancellation, possibly in the group that a nursery makes of it; or Ctrl-C
+        await record.abort(what, bench.why_stopped)
+        raise
 
 
 def ids(snapshots: Sequence[restic.ResticSnapshot]) -> list[str]:

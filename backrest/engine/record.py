@@ -14,7 +14,7 @@ from enum import Enum
 
 import trio
 
-from backrest.errors import NotFoundError, StorageError
+from backrest.errors import BackrestError, NotFoundError, StorageError
 from backrest.store.oplog import OpLog
 from backrest.wire import operations
 
@@ -65,7 +65,6 @@ class Record:
         self, status: operations.OperationStatus, message: str = "", at_ms: int | None = None
     ) -> None:
         """The end of the task. StorageError if the log cannot take it."""
-        self.finished = True
         self.operation.status = status
         self.operation.unix_time_end_ms = self._now_ms() if at_ms is None else at_ms
         if message:
@@ -73,16 +72,24 @@ class Record:
             self.operation.display_message = f"{message}\n\n{before}" if before else message
         with trio.CancelScope(shield=True):
             await self._update()
+        self.finished = True
 
     async def abort(self, what: str, stop: Stop) -> None:
-        """End it because its task was cancelled. Never raises: the cancellation is what the caller must hear
-        of.
-        """
+        """End it because its task was cancelled."""
+        status = operations.STATUS_USER_CANCELLED if stop is Stop.USER else operations.STATUS_ERROR
+        await self._end_anyhow(status, f"the {what} was {stop.value}")
+
+    async def fail(self, what: str, error: Exception) -> None:
+        """End it because of an error that its task did not expect."""
+        said = str(error) if isinstance(error, BackrestError) else f"a mistake in this program ({error!r})"
+        await self._end_anyhow(operations.STATUS_ERROR, f"failed to {what}: {said}")
+
+    async def _end_anyhow(self, status: operations.OperationStatus, message: str) -> None:
+        """Never raises for the disk's sake: there is another exception, which the caller must hear of."""
         if self.finished or not self.operation.id:
             return
-        status = operations.STATUS_USER_CANCELLED if stop is Stop.USER else operations.STATUS_ERROR
         try:
-            await self.finish(status, f"the {what} was {stop.value}")
+            await self.finish(status, message)
         except StorageError as error:
             logger.error("the end of operation %d is not stored: %s", self.operation.id, error)
 

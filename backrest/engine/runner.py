@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from backrest.engine import command, tasklog
-from backrest.engine.backup import BackupTask
+from backrest.engine.backup import BackupTask, ending
 from backrest.engine.failures import Reason, ResticFailure
 from backrest.engine.index import IndexResult, index
 from backrest.engine.progress import Progress
@@ -26,7 +26,7 @@ from backrest.errors import NotFoundError, UserError
 from backrest.store.config import ConfigStore
 from backrest.store.oplog import OpLog
 from backrest.store.paths import Paths
-from backrest.wire import config
+from backrest.wire import config, operations
 
 logger = logging.getLogger(__name__)
 
@@ -116,15 +116,21 @@ class Engine:
         with trio.CancelScope() as scope:
             self._running[operation.id] = scope
             try:
-                async with self._lock(repo.guid):
-                    await task.run()
-            except BaseException:
-                # A cancellation, or a mistake in this program: either way nothing may stay INPROGRESS.
-                await task.record.abort("backup", self.bench.why_stopped)
-                raise
+                async with ending(task.record, "backup", self.bench), self._lock(repo.guid):
+                    await self._run(task, plan_id)
             finally:
                 del self._running[operation.id]
         return operation
+
+    async def _run(self, task: BackupTask, plan_id: str) -> None:
+        """Run it with the configuration as it is now: it may have waited for hours."""
+        try:
+            plan = self._plan(plan_id)
+            task.update(self._repo(plan.repo), plan)
+        except UserError as error:
+            await task.record.finish(operations.STATUS_ERROR, f"failed to backup: {error}")
+        else:
+            await task.run()
 
     async def index(self, repo_id: str) -> IndexResult:
         """Compare the history with the repository's snapshots. ResticError says why it could not be."""
