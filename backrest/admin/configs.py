@@ -1,0 +1,55 @@
+"""The whole configuration: shown without its secrets, checked, replaced."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from backrest import wire
+from backrest.admin.context import Context
+from backrest.errors import UserError
+from backrest.store.config import load
+from backrest.store.configfile import parse
+from backrest.store.mask import config_masked, unmask
+from backrest.store.migrations import migrate
+from backrest.wire import codec
+
+Config = wire.config.Config
+
+
+def show(context: Context) -> dict[str, Any]:
+    """The configuration in force, masked."""
+    return {"config": codec.to_dict(config_masked(context.config.current))}
+
+
+def check(text: str, name: str) -> tuple[list[str], list[str]]:
+    """(problems, warnings) of a configuration file's content, as they would be found when it is loaded."""
+    try:
+        return [], list(load(text.encode(), name).warnings)
+    except UserError as error:
+        return list(error.problems) or [str(error).removeprefix(f"{name}: ")], []
+
+
+def import_config(context: Context, text: str) -> dict[str, Any]:
+    """Replaces the configuration. What the file masks, and an identity that it lacks, stay as they are."""
+    try:
+        new, _ = parse(text.encode())
+        migrate(new, os.environ)
+    except UserError as error:
+        raise UserError(f"the file cannot be imported: {error}", error.problems) from error
+    before = context.config.current
+
+    def replace(draft: Config) -> None:
+        draft.CopyFrom(unmask(new, draft))
+        if not draft.instance:
+            draft.instance = before.instance
+
+    after = context.config.transform(replace, replace_identity=True)
+    changed = after is not before
+    renewed = (
+        bool(before.multihost.identity.keyid)
+        and after.multihost.identity.keyid != before.multihost.identity.keyid
+    )
+    if changed:
+        context.audit.append("config-imported", modno=after.modno, new_identity=renewed)
+    return {"changed": changed, "modno": after.modno, "newIdentity": renewed}

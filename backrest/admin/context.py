@@ -1,0 +1,138 @@
+"""What a use case works on: the stores of one data directory, opened when first asked for.
+
+The daemon hands in what it has open. A command that works on the files itself hands in nothing but the paths
+(and holds the lock): ``token create`` then never reads a history of a million lines. Not thread-safe while
+opening, which only happens in commands; the daemon opens everything before it serves.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backrest.errors import UserError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from backrest import wire
+    from backrest.engine import Engine
+    from backrest.store.audit import AuditLog
+    from backrest.store.config import ConfigStore
+    from backrest.store.files import Paths
+    from backrest.store.oplog import OpLog
+    from backrest.store.peers import PeerStore
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What only the running daemon knows; a command that works on the files has none."""
+
+    pid: int
+    started_ms: int
+    addresses: tuple[str, ...]
+
+
+class Context:
+    """The stores, and whether a daemon stands behind them."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        config: ConfigStore | None = None,
+        oplog: OpLog | None = None,
+        peers: PeerStore | None = None,
+        audit: AuditLog | None = None,
+        engine: Engine | None = None,
+        daemon: Daemon | None = None,
+        restic_command: str | None = None,
+        ca_file: str | None = None,
+    ) -> None:
+        self.paths = paths
+        self.daemon = daemon
+        self.ca_file = ca_file
+        self._restic_command = restic_command
+        self._config = config
+        self._oplog = oplog
+        self._peers = peers
+        self._audit = audit
+        self._engine = engine
+        self._opened: list[Any] = []  # what close() has to close: never what was handed in
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Writes back and closes what was opened here, the last opened first."""
+        while self._opened:
+            self._opened.pop()()
+
+    @property
+    def config(self) -> ConfigStore:
+        if self._config is None:
+            from backrest.store.config import ConfigStore
+
+            self._config = ConfigStore.open(self.paths.config_file)
+        return self._config
+
+    @property
+    def oplog(self) -> OpLog:
+        if self._oplog is None:
+            from backrest.store.oplog import OpLog
+
+            self._oplog = OpLog.open(self.paths.oplog)
+            self._opened.append(self._oplog.close)
+        return self._oplog
+
+    @property
+    def peers(self) -> PeerStore:
+        if self._peers is None:
+            from backrest.store.peers import PeerStore
+
+            self._peers = PeerStore.open(self.paths.peers)
+            self._opened.append(self._peers.flush)
+        return self._peers
+
+    @property
+    def audit(self) -> AuditLog:
+        if self._audit is None:
+            from backrest.store.audit import AuditLog
+
+            self._audit = AuditLog.open(self.paths.audit)
+            self._opened.append(self._audit.close)
+        return self._audit
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            from backrest.engine import Engine
+
+            engine = Engine(self.paths, self.config, self.oplog, restic_command=self._restic_command)
+            # Nobody else works here (we hold the lock), so what is still "in progress" was killed.
+            engine.recover()
+            self._engine = engine
+        return self._engine
+
+    def identified(self) -> wire.config.Config:
+        """The configuration, if this instance can be told from others; UserError says how to get there."""
+        config = self.config.current
+        require_identity(config)
+        return config
+
+
+def require_identity(config: wire.config.Config) -> None:
+    """UserError unless the configuration has an instance id and a key."""
+    if not config.instance or not config.multihost.identity.keyid:
+        raise UserError("this machine has no identity yet: run `backrest init` first")
+
+
+def now_ms() -> int:
+    """The wall clock in milliseconds; a function of its own so that tests can replace it."""
+    return time.time_ns() // 1_000_000

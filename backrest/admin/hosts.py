@@ -1,0 +1,261 @@
+"""Known hosts: the hubs that this machine reports to.
+
+``add`` first makes the entry durable, then watches the pairing. A pairing that fails leaves the entry: the
+hub may be away just now, and this machine goes on trying. A token that cannot be one is refused before
+anything is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from backrest import wire
+from backrest.admin.context import Context, require_identity
+from backrest.admin.instance import peer_json
+from backrest.admin.peers import Peer, find, formatted, grants
+from backrest.admin.registry import Emit
+from backrest.crypto.tokens import PairingToken
+from backrest.errors import ConflictError, UserError
+
+if TYPE_CHECKING:
+    from backrest.store.peers import PeerRecord
+
+# What a client needs to grant for the two common set-ups; the reference's page enters the same.
+DEFAULT_GRANTS = ("read-operations=*", "receive-shared-repos=*")
+
+WAIT_S = 30.0  # longer than a session may take to begin (15 s), and about what a person waits without doubts
+# A refusal counts once it has lasted: the reference hub refuses the first session after a pairing that
+# worked.
+REFUSAL_LASTS_S = 6.0
+LOOK_EVERY_S = 1.0
+
+_REFUSED = (wire.sync.CONNECTION_STATE_ERROR_AUTH, wire.sync.CONNECTION_STATE_ERROR_PROTOCOL)
+
+
+def check_url(text: str) -> str:
+    """The hub's address without a slash at its end; UserError unless it is http(s)://host[:port][/path]."""
+    example = "write https://backup.example.com or http://192.168.1.5:9898"
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError:
+        raise UserError(f"the URL cannot be read: {example}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise UserError(f"the URL {text!r} is not the address of a hub: {example}")
+    if parts.username is not None or parts.password is not None:
+        raise UserError("the URL must not hold a user or a password: the token is what lets this machine in")
+    if parts.query or parts.fragment:
+        raise UserError("the URL must not hold a '?' or a '#'")
+    if not text.isprintable() or " " in text.strip():
+        raise UserError(f"the URL {text!r} holds a blank or a control character")
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def read_token(text: str) -> PairingToken:
+    """The pasted token; UserError says what is wrong with it without showing it."""
+    from backrest.crypto.identity import is_keyid
+
+    try:
+        token = PairingToken.parse(text)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not is_keyid(token.keyid):
+        raise UserError("the pairing token does not begin with a key id (ed25519....): copy the whole line")
+    return token
+
+
+async def add(
+    context: Context,
+    emit: Emit,
+    token: str,
+    url: str,
+    permissions: list[str] | None = None,
+    wait: bool = True,
+    ca_file: str | None = None,
+) -> dict[str, Any]:
+    """Adds the hub (or gives a known one a new address and secret), then waits for the pairing's result."""
+    import trio
+
+    if ca_file and context.daemon is not None:
+        raise UserError(
+            "a daemon is running and does the dialling: give --ca-file to `backrest serve` instead"
+        )
+    parsed, address = read_token(token), check_url(url)
+    entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions)
+    await emit({"entered": {"instanceId": entry.instance_id, "instanceUrl": address, "known": known}})
+    if wait and context.daemon is not None:
+        connected, message = await _watch(context, emit, entry.keyid)
+    elif wait:
+        connected, message = await _dial(context, entry, ca_file)
+    else:
+        connected, message = False, ""
+    shown = await trio.to_thread.run_sync(peer_json, context, entry, "host")
+    return {
+        "host": shown,
+        "known": known,
+        "waited": wait,
+        "connected": connected,
+        "message": message,
+        "daemonRuns": context.daemon is not None,
+    }
+
+
+def _enter(
+    context: Context, token: PairingToken, url: str, permissions: list[str] | None
+) -> tuple[Peer, bool]:
+    """The entry as it now stands in the configuration, and whether the hub was known before."""
+    granted = None if permissions is None else grants(permissions)
+    result: list[Peer] = []
+    known = False
+
+    def enter(config: wire.config.Config) -> None:
+        nonlocal known
+        require_identity(config)
+        if token.keyid == config.multihost.identity.keyid:
+            raise UserError("this token was made by this very machine: paste it on the client")
+        for other in (*config.multihost.known_hosts, *config.multihost.authorized_clients):
+            if other.instance_id == token.instance_id and other.keyid != token.keyid:
+                raise ConflictError(
+                    f"a peer called {token.instance_id!r} is known here with another key: if that machine "
+                    "was set up "
+                    f"anew, remove the old entry first (`backrest host remove` or `backrest client remove`)"
+                )
+        if token.instance_id == config.instance:
+            raise ConflictError(f"the hub and this machine have the same instance id {config.instance!r}")
+        if any(other.keyid == token.keyid for other in config.multihost.authorized_clients):
+            raise ConflictError(
+                f"{token.instance_id!r} is a client of this machine, so it cannot be its hub as well"
+            )
+        entry = next((host for host in config.multihost.known_hosts if host.keyid == token.keyid), None)
+        known = entry is not None
+        if entry is None:
+            entry = config.multihost.known_hosts.add(keyid=token.keyid)
+            entry.permissions.extend(grants(DEFAULT_GRANTS) if granted is None else granted)
+        elif granted is not None:
+            del entry.permissions[:]
+            entry.permissions.extend(granted)
+        entry.instance_id = token.instance_id
+        entry.instance_url = url
+        entry.initial_pairing_secret = token.secret
+        result.append(entry)
+
+    config = context.config.transform(enter)
+    entry = find(config.multihost.known_hosts, token.keyid, "hub")
+    context.audit.append(
+        "host-added",
+        instance=entry.instance_id,
+        keyid=entry.keyid,
+        url=url,
+        permissions=formatted(entry.permissions),
+        known=known,
+    )
+    return entry, known
+
+
+async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
+    """The daemon dials; we look on. Connected means: the state says so and the secret has done its work (so
+    that a session of before, which is about to end, is not taken for the new one).
+    """
+    import trio
+
+    from backrest.admin.live import Watch
+
+    refused_since: float | None = None
+    told, message = "", "no answer yet"
+    deadline = trio.current_time() + WAIT_S
+    with Watch(context.peers.subscribe, context.config.subscribe) as changes:
+        while True:
+            record, pending = context.peers.get(keyid), _secret_pending(context, keyid)
+            if pending is None:
+                return False, "the hub was removed in the meantime"
+            if record is not None and record.state == wire.sync.CONNECTION_STATE_CONNECTED and not pending:
+                return True, ""
+            now = trio.current_time()
+            if record is not None and record.message:
+                message = record.message
+                if _refused(record):
+                    refused_since = now if refused_since is None else refused_since
+            if refused_since is not None and now - refused_since >= REFUSAL_LASTS_S:
+                return False, message
+            if now >= deadline:
+                return False, message
+            if message != told and record is not None and record.message:
+                told = message
+                await emit({"message": message})
+            await changes.wait(at_least_every_s=LOOK_EVERY_S)
+
+
+def _refused(record: PeerRecord) -> bool:
+    return record.state in _REFUSED
+
+
+def _secret_pending(context: Context, keyid: str) -> bool | None:
+    for host in context.config.current.multihost.known_hosts:
+        if host.keyid == keyid:
+            return bool(host.initial_pairing_secret)
+    return None
+
+
+async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool, str]:
+    """No daemon: dial once ourselves, for the pairing alone."""
+    import trio
+
+    from backrest.sync.client import dialer, pair_once
+
+    def open_stores() -> None:  # reading a long history takes a while: not in the event loop
+        _ = context.oplog, context.peers
+
+    await trio.to_thread.run_sync(open_stores)
+    with trio.move_on_after(WAIT_S):
+        outcome = await pair_once(
+            entry, config=context.config, oplog=context.oplog, peers=context.peers, dial=dialer(ca_file)
+        )
+        return outcome.lived > 0, "" if outcome.lived > 0 else outcome.message
+    return False, f"the hub did not answer within {WAIT_S:.0f} s"
+
+
+def list_hosts(context: Context) -> dict[str, Any]:
+    """Every hub with what it is granted."""
+    return {"hosts": [_public(host) for host in context.config.current.multihost.known_hosts]}
+
+
+def _public(peer: Peer) -> dict[str, Any]:
+    return {
+        "instanceId": peer.instance_id,
+        "keyId": peer.keyid,
+        "instanceUrl": peer.instance_url,
+        "pairing": bool(peer.initial_pairing_secret),
+        "grants": formatted(peer.permissions),
+    }
+
+
+def remove(context: Context, ident: str) -> dict[str, Any]:
+    """Forgets the hub: its session ends, the repositories that came from it go, plans that used them are
+    parked.
+    """
+    from backrest.admin.removal import remove_peer
+
+    return remove_peer(context, ident, "host")
+
+
+def grant(context: Context, ident: str, permissions: list[str]) -> dict[str, Any]:
+    """Replaces what the hub may do here; in force at once."""
+    granted = grants(permissions)
+    found: list[Peer] = []
+
+    def change(config: wire.config.Config) -> bool:
+        host = find(config.multihost.known_hosts, ident, "hub")
+        found[:] = [host]
+        if list(host.permissions) == granted:
+            return False
+        del host.permissions[:]
+        host.permissions.extend(granted)
+        return True
+
+    context.config.transform(change)
+    host = found[0]
+    context.audit.append(
+        "host-granted", instance=host.instance_id, keyid=host.keyid, permissions=formatted(granted)
+    )
+    return {"host": {"instanceId": host.instance_id, "keyId": host.keyid, "grants": formatted(granted)}}

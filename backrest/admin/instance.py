@@ -1,0 +1,132 @@
+"""This instance: its first configuration, and how it and each of its peers are.
+
+``init`` only ever fills in what is missing: an identity, once peers know it, must not change by accident.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Any
+
+from backrest import __version__, wire
+from backrest.admin.context import Context
+from backrest.admin.registry import Emit
+from backrest.errors import ConflictError, UserError
+from backrest.store.validate import id_problem
+from backrest.wire import codec
+
+INSTANCE_ID_BYTES = 50  # the reference's bound (ENGINE.md 1.8)
+
+
+def default_instance_id(hostname: str) -> str:
+    """The host's name with whatever an id may not hold replaced, or "backrest" when nothing is left."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", hostname.split(".", 1)[0])[:INSTANCE_ID_BYTES].strip("_.-")
+    return name or "backrest"
+
+
+def init(context: Context, instance_id: str | None = None) -> dict[str, Any]:
+    """Makes sure that there is a configuration with an identity and an instance id."""
+    from backrest.crypto.identity import Identity
+
+    if instance_id is not None:
+        problem = id_problem(instance_id, INSTANCE_ID_BYTES)
+        if problem:
+            raise UserError(f"the instance id {instance_id!r} {problem}")
+    existed = context.paths.config_file.exists()
+    added: list[str] = []
+
+    def complete(config: wire.config.Config) -> bool:
+        added.clear()
+        if instance_id and config.instance and config.instance != instance_id:
+            raise ConflictError(
+                f"this machine already has the instance id {config.instance!r}: peers and history know it "
+                "by that name"
+            )
+        if not config.instance:
+            config.instance = instance_id or default_instance_id(socket.gethostname())
+            added.append("instance id")
+        if not config.multihost.identity.keyid:
+            config.multihost.identity.CopyFrom(Identity.generate().to_proto())
+            added.append("identity")
+        return bool(added)
+
+    config = context.config.transform(complete)
+    if added:
+        context.audit.append(
+            "initialised", instance=config.instance, keyid=config.multihost.identity.keyid, added=added
+        )
+    return {
+        "instanceId": config.instance,
+        "keyId": config.multihost.identity.keyid,
+        "configFile": str(context.paths.config_file),
+        "dataDir": str(context.paths.data_dir),
+        "created": not existed,
+        "added": added,
+    }
+
+
+def status(context: Context) -> dict[str, Any]:
+    """This instance, the daemon (or that none runs), and each peer with its live state."""
+    config = context.config.current
+    result: dict[str, Any] = {
+        "instance": {
+            "instanceId": config.instance,
+            "keyId": config.multihost.identity.keyid,
+            "version": __version__,
+            "configFile": str(context.paths.config_file),
+            "dataDir": str(context.paths.data_dir),
+            "operations": context.oplog.count(""),
+        },
+        "daemon": {"running": context.daemon is not None},
+        "peers": [
+            *(peer_json(context, peer, "host") for peer in config.multihost.known_hosts),
+            *(peer_json(context, peer, "client") for peer in config.multihost.authorized_clients),
+        ],
+    }
+    if context.daemon is not None:
+        result["daemon"] |= {
+            "pid": context.daemon.pid,
+            "startedMs": str(context.daemon.started_ms),
+            "addresses": list(context.daemon.addresses),
+        }
+    return result
+
+
+def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> dict[str, Any]:
+    """A configured peer: its PeerState in protobuf's names, and what we know besides."""
+    record = context.peers.get(peer.keyid)
+    result: dict[str, Any] = {"peerInstanceId": peer.instance_id, "peerKeyid": peer.keyid, "role": role}
+    if peer.instance_url:
+        result["instanceUrl"] = peer.instance_url
+    result["pairing"] = bool(peer.initial_pairing_secret)
+    result["state"] = wire.sync.ConnectionState.Name(record.state if record else 0)
+    result["operations"] = context.oplog.count(peer.keyid)
+    if record is None:
+        return result
+    result["statusMessage"] = record.message
+    result["sinceMillis"] = str(record.since_ms)
+    result["lastHeartbeatMillis"] = str(record.last_heartbeat_ms)
+    result["nextTryMillis"] = str(record.next_try_ms)
+    result["knownRepos"] = [codec.to_dict(repo) for repo in record.known_repos]
+    result["knownPlans"] = [codec.to_dict(plan) for plan in record.known_plans]
+    result["warnings"] = list(record.warnings)
+    result["refused"] = record.refused
+    return result
+
+
+async def watch(context: Context, emit: Emit) -> dict[str, Any]:
+    """The status, and again after each change of a peer or of the configuration, until the caller leaves."""
+    import trio
+
+    from backrest.admin.live import Watch
+
+    with Watch(context.peers.subscribe, context.config.subscribe) as changes:
+        while True:
+            await emit({"status": await trio.to_thread.run_sync(status, context)})
+            await changes.wait(at_least_every_s=REFRESH_S)
+
+
+# Heartbeats and counts of operations change without an event worth telling; a person reads no faster than
+# this.
+REFRESH_S = 5.0

@@ -1,0 +1,65 @@
+"""Shared by hosts and clients: finding a peer by what people type, and reading grants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from backrest import wire
+from backrest.errors import NotFoundError, UserError
+from backrest.permissions import format_grant, parse_grant
+
+if TYPE_CHECKING:
+    from backrest.admin.context import Context
+
+Peer = wire.config.Multihost.Peer
+Permission = wire.config.Multihost.Permission
+
+
+def grants(texts: Sequence[str]) -> list[Permission]:
+    """Permissions of TYPE[=SCOPE,...]; UserError for what is none, and for a type given twice."""
+    result: list[Permission] = []
+    for text in texts:
+        try:
+            permission = parse_grant(text)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if any(permission.type == other.type for other in result):
+            # The reference peer would take the last, we would add them up: neither is worth finding out
+            # about.
+            raise UserError(
+                f"the permission {text.partition('=')[0]!r} is given twice: put its scopes into one list"
+            )
+        result.append(permission)
+    return result
+
+
+def formatted(permissions: Iterable[Permission]) -> list[str]:
+    """The permissions as people type them."""
+    return [format_grant(permission) for permission in permissions]
+
+
+def find(peers: Iterable[Peer], ident: str, noun: str) -> Peer:
+    """The peer with that instance id or key id; NotFoundError names those that there are."""
+    listed = list(peers)
+    for peer in listed:
+        if ident in (peer.instance_id, peer.keyid):
+            return peer
+    names = ", ".join(sorted(peer.instance_id for peer in listed)) or "none"
+    raise NotFoundError(f"there is no {noun} {ident!r} (there are: {names})")
+
+
+def resolve(context: Context, ident: str) -> str:
+    """The key id of a peer, present or removed, or "" for this instance itself; NotFoundError."""
+    config = context.config.current
+    if ident in ("local", config.instance, config.multihost.identity.keyid):
+        return ""
+    for peer in (*config.multihost.authorized_clients, *config.multihost.known_hosts):
+        if ident in (peer.instance_id, peer.keyid):
+            return peer.keyid
+    for record in context.peers.all():
+        if ident in (record.instance_id, record.keyid):
+            return record.keyid
+    if context.oplog.count(ident):
+        return ident
+    raise NotFoundError(f"there is no peer {ident!r}, and no history of one")

@@ -1,0 +1,120 @@
+"""The table of all use cases: the name under which the socket knows them, and where the function is.
+
+A use case is a function of a Context and JSON-able arguments with a JSON-able result. A blocking one is
+called in a thread; a reporting one is ``async`` (trio), gets ``emit``, an async function that takes one
+event, and returns its result. Arguments come from outside, so they are checked against the signature here:
+whoever talks to the socket by hand gets a sentence, not a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backrest.errors import NotFoundError, UserError
+
+Emit = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Where a use case is and how it may run."""
+
+    module: str
+    function: str
+    reports: bool = False
+    """Emits events on its way; else one answer."""
+    only_reads: bool = False
+    """Reads nothing but files that are replaced as a whole: may run while somebody else holds the lock."""
+    daemonless: bool = False
+    """Works on files that a running daemon has open: only while none runs."""
+
+    def load(self) -> Callable[..., Any]:
+        function = getattr(importlib.import_module(f"backrest.admin.{self.module}"), self.function)
+        assert callable(function)
+        return function  # type: ignore[no-any-return]
+
+
+METHODS: Mapping[str, Method] = {
+    "Init": Method("instance", "init"),
+    "Status": Method("instance", "status"),
+    "WatchStatus": Method("instance", "watch", reports=True),
+    "CreateToken": Method("tokens", "create"),
+    "ListTokens": Method("tokens", "list_tokens", only_reads=True),
+    "RevokeToken": Method("tokens", "revoke"),
+    "AddHost": Method("hosts", "add", reports=True),
+    "ListHosts": Method("hosts", "list_hosts", only_reads=True),
+    "RemoveHost": Method("hosts", "remove"),
+    "GrantHost": Method("hosts", "grant"),
+    "ListClients": Method("clients", "list_clients", only_reads=True),
+    "RemoveClient": Method("clients", "remove"),
+    "SetClientPermissions": Method("clients", "set_permissions"),
+    "AddRepo": Method("repos", "add", reports=True),
+    "ListRepos": Method("repos", "list_repos", only_reads=True),
+    "ShowRepo": Method("repos", "show", only_reads=True),
+    "RemoveRepo": Method("repos", "remove"),
+    "AddPlan": Method("plans", "add"),
+    "ListPlans": Method("plans", "list_plans", only_reads=True),
+    "ShowPlan": Method("plans", "show", only_reads=True),
+    "RemovePlan": Method("plans", "remove"),
+    "Backup": Method("backups", "backup", reports=True),
+    "Index": Method("backups", "index", reports=True),
+    "ListOperations": Method("ops", "list_operations", reports=True),
+    "ShowOperation": Method("ops", "show"),
+    "TailOperations": Method("ops", "tail", reports=True),
+    "ImportOperations": Method("ops", "import_operations"),
+    "ShowConfig": Method("configs", "show", only_reads=True),
+    "ImportConfig": Method("configs", "import_config"),
+    "VerifyOplog": Method("oplogs", "verify", only_reads=True),
+    "RepairOplog": Method("oplogs", "repair", daemonless=True),
+    "CompactOplog": Method("oplogs", "compact"),
+}
+
+
+def find(name: str) -> Method:
+    """The use case of that name; NotFoundError."""
+    if name not in METHODS:
+        raise NotFoundError(f"there is no admin method {name!r}")
+    return METHODS[name]
+
+
+# An argument's annotation, as it stands in the source, and what fits it. bool is an int to Python, not to us.
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "str": lambda v: isinstance(v, str),
+    "bool": lambda v: isinstance(v, bool),
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "dict[str, Any]": lambda v: isinstance(v, dict),
+    "dict[str, int]": lambda v: isinstance(v, dict) and all(_FITS["int"](one) for one in v.values()),
+    "list[str]": lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v),
+    "list[dict[str, Any]]": lambda v: isinstance(v, list) and all(isinstance(one, dict) for one in v),
+}
+
+# Handed in by whoever runs the use case, not by the caller.
+_INTERNAL = frozenset({"context", "emit"})
+
+
+def arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given``, if the function can be called with it; UserError names what is missing, unknown or of a
+    wrong type.
+    """
+    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in _INTERNAL}
+    for name in given:
+        if name not in parameters:
+            raise UserError(
+                f"there is no argument {name!r} here; there are: {', '.join(parameters) or 'none'}"
+            )
+    for name, parameter in parameters.items():
+        if name not in given:
+            if parameter.default is inspect.Parameter.empty:
+                raise UserError(f"the argument {name!r} is missing")
+            continue
+        kind = str(parameter.annotation)
+        optional = kind.endswith(" | None")
+        if given[name] is None and optional:
+            continue
+        if not _FITS[kind.removesuffix(" | None")](given[name]):
+            raise UserError(f"the argument {name!r} must be of type {kind.removesuffix(' | None')}")
+    return dict(given)

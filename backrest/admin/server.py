@@ -1,0 +1,106 @@
+"""The admin API, which the daemon serves on its Unix socket: every use case, and the reference's names beside
+them.
+
+``/backrest.Admin/<Method>`` takes the arguments as one JSON object: unary, or as Connect's server streaming
+for those that report on their way (events, and last ``{"result": ...}``). Who may open the socket may do
+everything: it is 0600 in a directory of mode 0700. A caller that leaves cancels what it asked for, unless
+that is one step of a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import orjson
+import trio
+
+from backrest.admin import faults, reference
+from backrest.admin.client import SERVICE
+from backrest.admin.context import Context
+from backrest.admin.registry import METHODS, Method, arguments
+from backrest.errors import Code, PeerError, UserError
+from backrest.net.connect import ConnectApp, ConnectError, ConnectStream, Stream, Unary, UnaryRequest
+from backrest.protocol import framing
+
+# As for unary requests: the largest is a batch of operations to import.
+MAX_REQUEST = 64 * 1024 * 1024
+
+
+def admin_app(context: Context) -> ConnectApp:
+    """The ASGI application of the admin socket."""
+    routes: dict[str, Unary | Stream] = {}
+    for name, method in METHODS.items():
+        if method.daemonless:
+            routes[SERVICE + name] = Unary(_needs_no_daemon)
+        elif method.reports:
+            routes[SERVICE + name] = Stream(partial(_report, context, method), http2_only=False)
+        else:
+            routes[SERVICE + name] = Unary(partial(_answer, context, method))
+    return ConnectApp(routes | reference.routes(context))
+
+
+async def _needs_no_daemon(_: UnaryRequest) -> bytes:
+    raise ConnectError(Code.FAILED_PRECONDITION, "the daemon has this file open: stop it first")
+
+
+async def _answer(context: Context, method: Method, request: UnaryRequest) -> bytes:
+    function = method.load()
+    with faults.as_connect():
+        given = arguments(function, _parse(request.codec, request.body))
+        # Not abandoned when the caller leaves: a step that has begun finishes.
+        result = await trio.to_thread.run_sync(partial(function, context, **given))
+    return orjson.dumps(result)
+
+
+async def _report(context: Context, method: Method, stream: ConnectStream) -> None:
+    function = method.load()
+    with faults.as_connect():
+        given = arguments(function, _parse(stream.codec, await _message(stream)))
+        sending = trio.Lock()
+
+        async def emit(event: dict[str, Any]) -> None:
+            async with sending:
+                await stream.send(framing.encode(0, orjson.dumps(event)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_leave_with, stream, nursery.cancel_scope)
+            result = await function(context, emit, **given)
+            await emit({"result": result})
+            nursery.cancel_scope.cancel()
+        await stream.send(framing.end_of_stream(None))
+
+
+async def _leave_with(stream: ConnectStream, scope: trio.CancelScope) -> None:
+    """A use case that waits for something would never notice that nobody listens any more."""
+    await stream.gone.wait()
+    scope.cancel()
+
+
+async def _message(stream: ConnectStream) -> bytes:
+    """The one message of the request."""
+    decoder = framing.Decoder(MAX_REQUEST, encoding="gzip" if stream.encoding == "gzip" else "identity")
+    while True:
+        try:
+            envelope = decoder.next()
+        except PeerError as error:
+            raise UserError(str(error)) from None
+        if envelope is not None:
+            return envelope.payload
+        data = await stream.receive()
+        if not data:
+            raise UserError("the request ended before its message was complete")
+        decoder.feed(data)
+
+
+def _parse(codec: str, body: bytes) -> Mapping[str, Any]:
+    if codec != "json":
+        raise UserError("these methods are JSON only")
+    try:
+        given = orjson.loads(body) if body else {}
+    except ValueError:
+        raise UserError("the request is not JSON") from None
+    if not isinstance(given, dict):
+        raise UserError("the request must be a JSON object of arguments")
+    return given

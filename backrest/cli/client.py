@@ -1,0 +1,66 @@
+"""``backrest client``: the clients that report to this machine."""
+
+from __future__ import annotations
+
+import click
+
+from backrest.cli import formats, output
+from backrest.cli.base import Group, json_option, shared
+from backrest.cli.host import say_removed
+
+
+@click.group(cls=Group)
+def client() -> None:
+    """The clients that report to this machine (on the hub)."""
+
+
+@client.command("list")
+@json_option
+def list_clients(as_json: bool) -> None:
+    """List the clients and what they may do; `backrest status` shows their state."""
+    result = shared().call("ListClients")
+    if as_json:
+        return output.print_json(result)
+    if not result["clients"]:
+        return output.note("There are no clients; `backrest token create` makes the token that lets one in.")
+    rows = [(one["instanceId"], " ".join(one["grants"]), one["keyId"]) for one in result["clients"]]
+    output.print_table(("CLIENT", "PERMISSIONS", "KEY ID"), rows)
+    return None
+
+
+@client.command()
+@click.argument("id")
+@click.option(
+    "--purge", is_flag=True, help="Delete its history here as well; also of a client removed before."
+)
+@json_option
+def remove(id: str, purge: bool, as_json: bool) -> None:
+    """Disconnect a client, at once, and let it in no more. Its history stays unless purged."""
+    result = shared().call("RemoveClient", ident=id, purge=purge)
+    if as_json:
+        return output.print_json(result)
+    name = result["instanceId"]
+    output.say(f"The client {name!r} is removed.")
+    say_removed(result)
+    if purge:
+        output.say(f"{formats.plural(result['purged'], 'operation')} of its history deleted.")
+    elif result["operations"]:
+        output.say(
+            f"Its history of {formats.plural(result['operations'], 'operation')} stays; "
+            f"`backrest client remove {name} --purge` deletes it."
+        )
+    return None
+
+
+@client.command()
+@click.argument("id")
+@click.argument("permissions", nargs=-1, required=True, metavar="TYPE[=SCOPE,...]...")
+@json_option
+def permissions(id: str, permissions: tuple[str, ...], as_json: bool) -> None:
+    """Replace what a client may do here. "none" takes everything back. In force at once."""
+    wanted = [] if permissions == ("none",) else list(permissions)
+    result = shared().call("SetClientPermissions", ident=id, permissions=wanted)
+    if as_json:
+        return output.print_json(result)
+    one = result["client"]
+    return output.say(f"The client {one['instanceId']!r} may now: {' '.join(one['grants']) or 'nothing'}.")

@@ -1,0 +1,64 @@
+"""``backrest oplog``: the file of the history."""
+
+from __future__ import annotations
+
+import click
+
+from backrest.cli import formats, output
+from backrest.cli.base import FAILED, Group, json_option, shared
+
+
+@click.group(cls=Group)
+def oplog() -> None:
+    """Check, repair or shrink the file of the history."""
+
+
+@oplog.command()
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, as_json: bool) -> None:
+    """Read the whole file and check every line. Nothing is changed."""
+    result = shared().call("VerifyOplog")
+    if as_json:
+        output.print_json(result)
+    elif result["badLines"]:
+        for problem in result["problems"]:
+            output.note(f"  line {problem['line']}: {problem['reason']}")
+        output.note(
+            f"backrest: {result['file']} has {formats.plural(result['badLines'], 'bad line')}; with "
+            "the daemon "
+            "stopped, `backrest oplog repair` sets them aside."
+        )
+    else:
+        output.say(f"{result['file']}: {formats.plural(result['operations'], 'operation')}, no bad line.")
+        if result["torn"]:
+            output.note("Its last line is unfinished, as after a power cut: the next start cuts it off.")
+    if result["badLines"]:
+        ctx.exit(FAILED)
+
+
+@oplog.command()
+@json_option
+def repair(as_json: bool) -> None:
+    """Set bad lines aside, so that the daemon starts again. What clients sent, they send again."""
+    result = shared().call("RepairOplog")
+    if as_json:
+        return output.print_json(result)
+    if not result["setAside"]:
+        return output.say(f"{result['file']} needs no repair.")
+    return output.say(
+        f"{result['file']}: {formats.plural(result['setAside'], 'bad line')} set aside"
+        + (f" into {result['asideFile']}." if result["asideFile"] else ".")
+    )
+
+
+@oplog.command()
+@json_option
+def compact(as_json: bool) -> None:
+    """Write the file anew without what was overwritten or deleted. The daemon also does so by itself."""
+    result = shared().call("CompactOplog")
+    if as_json:
+        return output.print_json(result)
+    return output.say(
+        f"{result['file']}: {formats.size(result['before'])} became {formats.size(result['after'])}."
+    )

@@ -1,0 +1,240 @@
+"""``backrest ops``: the history, of this machine and of those that report to it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Any
+
+import click
+
+from backrest.cli import formats, output, states
+from backrest.cli.base import FAILED, Group, json_option, parsed, shared
+
+# What a person wants to see at once; programs (--json) get everything unless they say otherwise.
+SHOWN = 50
+
+# Lines of an import in one request and one commit: some 2 MB.
+IMPORT_BATCH = 2000
+
+
+@click.group(cls=Group)
+def ops() -> None:
+    """The history: what was done, here and on the clients."""
+
+
+def _filters(function: Any) -> Any:
+    for option in (
+        click.option("--plan", "plan_id", metavar="ID", help="Only operations of this plan."),
+        click.option("--repo", "repo_id", metavar="ID", help="Only operations on this repository."),
+        click.option(
+            "--peer",
+            metavar="ID",
+            help="Only those that came from this peer; 'local' for this machine's own.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _moment(text: str) -> int:
+    return formats.parse_moment(text, datetime.now().astimezone())
+
+
+@ops.command("list")
+@_filters
+@click.option(
+    "--status", type=click.Choice(tuple(states.STATUS_CHOICES)), help="Only those that ended, or are, so."
+)
+@click.option(
+    "--since", metavar="T", callback=parsed(_moment), help="Only newer ones: 2h, 7d, today, 2026-11-23."
+)
+@click.option(
+    "-n",
+    "limit",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help=f"The last N; 0 is all. Default {SHOWN}, with --json all.",
+)
+@json_option
+def list_ops(
+    peer: str | None,
+    repo_id: str | None,
+    plan_id: str | None,
+    status: str | None,
+    since: int | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """List operations by the time they began, the newest last."""
+    if limit is None:
+        limit = 0 if as_json else SHOWN
+    wanted = {
+        "peer": peer,
+        "repo_id": repo_id,
+        "plan_id": plan_id,
+        "status": list(states.STATUS_CHOICES[status]) if status else None,
+        "since_ms": since or 0,
+        "limit": limit,
+    }
+    if as_json:
+        return _list_json(wanted)
+    found: list[dict[str, Any]] = []
+    result = shared().stream("ListOperations", lambda event: found.extend(event["operations"]), **wanted)
+    if not found:
+        return output.note("There are no such operations.")
+    output.print_table(HEADERS, [row(one) for one in found])
+    if result["more"]:
+        output.note(f"These are the last {len(found)}; -n 0 shows all.")
+    return None
+
+
+def _list_json(wanted: dict[str, Any]) -> None:
+    """Written as it comes: a history of a million operations passes through without being held."""
+    first = True
+    click.echo('{"operations": [', nl=False)
+
+    def on_event(event: dict[str, Any]) -> None:
+        nonlocal first
+        for one in event["operations"]:
+            click.echo(("\n" if first else ",\n") + output.json_text(one, indent=False), nl=False)
+            first = False
+
+    shared().stream("ListOperations", on_event, **wanted)
+    click.echo("]}" if first else "\n]}")
+
+
+HEADERS = ("ID", "BEGAN", "INSTANCE", "REPO", "PLAN", "WHAT", "STATUS", "TOOK", "DETAIL")
+
+
+def row(one: dict[str, Any]) -> tuple[object, ...]:
+    """One operation for people."""
+    began, ended = int(one.get("unixTimeStartMs", 0)), int(one.get("unixTimeEndMs", 0))
+    return (
+        one["id"],
+        formats.moment(began),
+        one.get("instanceId", ""),
+        one.get("repoId", ""),
+        one.get("planId", ""),
+        kind(one),
+        states.STATUS.get(one.get("status", "STATUS_UNKNOWN"), "unknown"),
+        formats.age((ended - began) / 1000) if ended else "",
+        detail(one),
+    )
+
+
+def kind(one: dict[str, Any]) -> str:
+    """ "backup", "index snapshot", ... from the member that is set."""
+    for name in one:
+        if name.startswith("operation"):
+            words = "".join(
+                f" {char.lower()}" if char.isupper() else char for char in name.removeprefix("operation")
+            )
+            return words.strip()
+    return "?"
+
+
+def detail(one: dict[str, Any]) -> str:
+    """What one wants to know of it at a glance."""
+    message = str(one.get("displayMessage", "")).split("\n", 1)[0]
+    if message:
+        return message
+    snapshot = str(one.get("snapshotId", ""))[:8]
+    summary = one.get("operationBackup", {}).get("lastStatus", {}).get("summary")
+    if summary:
+        return f"{snapshot} +{formats.size(int(summary.get('dataAdded', 0)))}"
+    if "operationForget" in one:
+        return f"{formats.plural(len(one['operationForget'].get('forget', ())), 'snapshot')} forgotten"
+    if one.get("operationIndexSnapshot", {}).get("forgot"):
+        return f"{snapshot} (forgotten)"
+    return snapshot
+
+
+@ops.command()
+@click.argument("id", type=click.IntRange(min=1))
+@json_option
+def show(id: int, as_json: bool) -> None:
+    """Show one operation with everything in it."""
+    result = shared().call("ShowOperation", op_id=id)
+    one = result["operation"]
+    if as_json:
+        return output.print_json(one)
+    output.print_fields(
+        [
+            ("Id", f"{one['id']} (change {one.get('modno')}, flow {one.get('flowId')})"),
+            ("What", kind(one)),
+            ("Status", states.STATUS.get(one.get("status", "STATUS_UNKNOWN"), "unknown")),
+            ("Instance", one.get("instanceId")),
+            ("From", one.get("originalInstanceKeyid") or "this machine"),
+            ("There", one.get("originalId")),
+            ("Repository", f"{one.get('repoId')} ({one.get('repoGuid', '')[:8]})"),
+            ("Plan", one.get("planId")),
+            ("Snapshot", one.get("snapshotId")),
+            ("Began", formats.moment(int(one.get("unixTimeStartMs", 0)))),
+            ("Ended", formats.moment(int(one.get("unixTimeEndMs", 0)))),
+        ]
+    )
+    if one.get("displayMessage"):
+        output.say(one["displayMessage"])
+    body = next((one[name] for name in one if name.startswith("operation")), None)
+    if body:
+        output.print_json(body)
+    return None
+
+
+@ops.command()
+@_filters
+@click.option(
+    "-n", "last", type=click.IntRange(min=0), default=10, show_default=True, help="Begin with the last N."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: an OperationEvent.")
+def tail(peer: str | None, repo_id: str | None, plan_id: str | None, last: int, as_json: bool) -> None:
+    """Show operations as they happen, until Ctrl-C. Needs the daemon."""
+
+    def on_event(event: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(output.json_text(event, indent=False))
+            sys.stdout.flush()
+            return
+        for name in ("createdOperations", "updatedOperations"):
+            for one in event.get(name, {}).get("operations", ()):
+                cells = [output.harmless(cell, limit=output.CELL) for cell in row(one)]
+                output.say("  ".join(cell for cell in cells if cell))
+        for op_id in event.get("deletedOperations", {}).get("values", ()):
+            output.say(f"{op_id}  deleted")
+
+    shared().stream("TailOperations", on_event, peer=peer, repo_id=repo_id, plan_id=plan_id, last=last)
+
+
+@ops.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@json_option
+@click.pass_context
+def import_ops(ctx: click.Context, file: str, as_json: bool) -> None:
+    """Add operations from FILE, one JSON object a line, as new ones of this machine.
+
+    Ids are given anew; what was one flow stays one. Nothing is added unless every line is right. "-" is
+    stdin.
+    """
+    from backrest.admin.ops import read_import
+
+    stream = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115 - read at once, below
+    with stream:
+        operations, problems = read_import(stream)
+    if problems:
+        for problem in problems[:10]:
+            output.note(f"  {file}, {problem}")
+        output.note(
+            f"backrest: {file} has {formats.plural(len(problems), 'bad line')}: nothing was imported."
+        )
+        ctx.exit(FAILED)
+    total = 0
+    flows: dict[str, int] = {}
+    for at in range(0, len(operations), IMPORT_BATCH):
+        batch = operations[at : at + IMPORT_BATCH]
+        result = shared().call("ImportOperations", operations=batch, flows=flows)
+        total += result["imported"]
+        flows = result["flows"]
+    if as_json:
+        return output.print_json({"imported": total})
+    return output.say(f"{formats.plural(total, 'operation')} imported.")

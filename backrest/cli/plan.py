@@ -1,0 +1,196 @@
+"""``backrest plan``: what is backed up, and where to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from backrest.cli import formats, output
+from backrest.cli.base import Group, json_option, parsed, shared
+
+
+@click.group(cls=Group)
+def plan() -> None:
+    """What is backed up, and where to."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _keep(name: str) -> Callable[[F], F]:
+    return click.option(f"--keep-{name}", type=int, metavar="N", help=f"Keep the last N {name} snapshots.")
+
+
+@plan.command()
+@click.argument("id")
+@click.option("--repo", "repo_id", required=True, metavar="R", help="The repository to back up to.")
+@click.option(
+    "--path", "paths", required=True, multiple=True, metavar="P", help="What to back up; may be repeated."
+)
+@click.option(
+    "--exclude", "excludes", multiple=True, metavar="PATTERN", help="What to leave out; may be repeated."
+)
+@click.option(
+    "--iexclude",
+    "iexcludes",
+    multiple=True,
+    metavar="PATTERN",
+    help="The same, whatever the case of letters.",
+)
+@click.option(
+    "--schedule",
+    default="none",
+    show_default=True,
+    metavar="WHEN",
+    callback=parsed(formats.parse_schedule),
+    help="'every 6h', 'every 2d', five fields of cron, or none. This version keeps it and does not run it.",
+)
+@click.option(
+    "--keep-last", type=int, metavar="N", help="Keep the last N snapshots; without any --keep option all."
+)
+@_keep("hourly")
+@_keep("daily")
+@_keep("weekly")
+@_keep("monthly")
+@_keep("yearly")
+@click.option("--keep-all", is_flag=True, help="Say that nothing is ever to be forgotten.")
+@click.option(
+    "--backup-flag", "backup_flags", multiple=True, metavar="FLAG", help="For restic backup; may be repeated."
+)
+@click.option("--skip-if-unchanged", is_flag=True, help="Make no snapshot when nothing has changed.")
+@json_option
+def add(
+    id: str,
+    repo_id: str,
+    paths: tuple[str, ...],
+    excludes: tuple[str, ...],
+    iexcludes: tuple[str, ...],
+    schedule: dict[str, Any],
+    keep_last: int | None,
+    keep_hourly: int | None,
+    keep_daily: int | None,
+    keep_weekly: int | None,
+    keep_monthly: int | None,
+    keep_yearly: int | None,
+    keep_all: bool,
+    backup_flags: tuple[str, ...],
+    skip_if_unchanged: bool,
+    as_json: bool,
+) -> None:
+    """Enter a plan; `backrest backup ID` runs it."""
+    counts = {
+        "hourly": keep_hourly,
+        "daily": keep_daily,
+        "weekly": keep_weekly,
+        "monthly": keep_monthly,
+        "yearly": keep_yearly,
+        "last": keep_last,
+    }
+    try:
+        retention = formats.retention(counts, keep_all=keep_all)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    absolute = [
+        os.path.abspath(os.path.expanduser(path)) for path in paths
+    ]  # the daemon runs in another directory
+    entry: dict[str, Any] = {
+        "id": id,
+        "repo": repo_id,
+        "paths": absolute,
+        "excludes": list(excludes),
+        "iexcludes": list(iexcludes),
+        "schedule": schedule,
+        "retention": retention,
+        "backup_flags": list(backup_flags),
+        "skipIfUnchanged": skip_if_unchanged,
+    }
+    result = shared().call("AddPlan", plan={name: value for name, value in entry.items() if value})
+    for path in absolute:
+        if not os.path.lexists(path):
+            output.note(f"Note: {path} does not exist (yet).")
+    if as_json:
+        return output.print_json(result)
+    output.say(f"Plan {id!r} is entered; `backrest backup {id}` runs it.")
+    if "disabled" not in schedule:
+        output.note(
+            "This version does not run schedules: let cron or a systemd timer call `backrest backup`."
+        )
+    return None
+
+
+@plan.command("list")
+@json_option
+def list_plans(as_json: bool) -> None:
+    """List the plans."""
+    result = shared().call("ListPlans")
+    if as_json:
+        return output.print_json(result)
+    if not result["plans"]:
+        return output.note("There are no plans; `backrest plan add ID --repo R --path P` enters one.")
+    rows = [
+        (one["id"], one["repo"], schedule_words(one), retention_words(one), " ".join(one.get("paths", ())))
+        for one in result["plans"]
+    ]
+    output.print_table(("PLAN", "REPO", "SCHEDULE", "KEEPS", "PATHS"), rows)
+    return None
+
+
+def schedule_words(one: dict[str, Any]) -> str:
+    """The plan's schedule as it is typed."""
+    schedule = one.get("schedule", {})
+    if "cron" in schedule:
+        return str(schedule["cron"])
+    for name, unit in (("maxFrequencyHours", "h"), ("maxFrequencyDays", "d")):
+        if name in schedule:
+            return f"every {schedule[name]}{unit}"
+    return "none"
+
+
+def retention_words(one: dict[str, Any]) -> str:
+    """The plan's retention, shortly."""
+    retention = one.get("retention", {})
+    if "policyKeepLastN" in retention:
+        return f"last {retention['policyKeepLastN']}"
+    names = {"keepLastN": "last"}
+    counts = [f"{names.get(name, name)} {n}" for name, n in retention.get("policyTimeBucketed", {}).items()]
+    return ", ".join(counts) or "all"
+
+
+@plan.command()
+@click.argument("id")
+@json_option
+def show(id: str, as_json: bool) -> None:
+    """Show a plan."""
+    result = shared().call("ShowPlan", plan_id=id)
+    if as_json:
+        return output.print_json(result)
+    one = result["plan"]
+    output.print_fields(
+        [
+            ("Id", one["id"]),
+            ("Repository", one["repo"]),
+            *(("Path", path) for path in one.get("paths", ())),
+            *(("Exclude", pattern) for pattern in one.get("excludes", ())),
+            *(("Exclude (any case)", pattern) for pattern in one.get("iexcludes", ())),
+            ("Schedule", schedule_words(one)),
+            ("Keeps", retention_words(one)),
+            ("Flags", " ".join(one.get("backup_flags", ()))),
+            ("Skip if unchanged", "yes" if one.get("skipIfUnchanged") else ""),
+            ("Hooks", len(one.get("hooks", ())) or ""),
+        ]
+    )
+    return None
+
+
+@plan.command()
+@click.argument("id")
+@json_option
+def remove(id: str, as_json: bool) -> None:
+    """Forget a plan. Its snapshots and its history stay."""
+    result = shared().call("RemovePlan", plan_id=id)
+    if as_json:
+        return output.print_json(result)
+    return output.say(f"Plan {id!r} is removed; its snapshots and its history stay.")

@@ -1,0 +1,149 @@
+"""``backrest status``: this instance and each peer; once, as a live table, or as a verdict for monitoring."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from backrest.cli import formats, output, states
+from backrest.cli.base import Command, json_option, shared
+from backrest.errors import BackrestError
+
+# While no daemon answers, --watch looks again this often.
+RETRY_S = 2.0
+
+
+@click.command(cls=Command)
+@json_option
+@click.option("--watch", is_flag=True, help="Keep showing it, as it changes, until Ctrl-C.")
+@click.option("--check", is_flag=True, help="One line, and an exit code from 0 to 3, as Nagios wants it.")
+@click.pass_context
+def status(ctx: click.Context, as_json: bool, watch: bool, check: bool) -> None:
+    """Show this instance and each peer: state, since when, last heartbeat, operations held."""
+    if watch and check:
+        raise click.UsageError("--watch and --check exclude each other.")
+    if check:
+        ctx.exit(_check(as_json))
+    if watch:
+        return _watch(as_json)
+    result = shared().call("Status")
+    if as_json:
+        return output.print_json(result)
+    _print(result)
+    return None
+
+
+def _check(as_json: bool) -> int:
+    result: dict[str, Any] = {}
+    try:
+        result = shared().call("Status")
+        code, line = states.verdict(result, time.time_ns() // 1_000_000)
+    except (BackrestError, OSError) as error:
+        code, line = states.UNKNOWN, f"UNKNOWN: {error}"
+    if as_json:
+        output.print_json(
+            result | {"check": {"code": code, "verdict": states.VERDICTS[code], "message": line}}
+        )
+    else:
+        output.say(" ".join(line.split("\n")))
+    return code
+
+
+def _print(result: dict[str, Any]) -> None:
+    output.print_fields(_instance(result))
+    if result["peers"]:
+        output.say()
+        output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
+        for line in _remarks(result):
+            output.note(line)
+
+
+def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:
+    instance, daemon = result["instance"], result["daemon"]
+    if daemon["running"]:
+        age = formats.age(time.time() - int(daemon["startedMs"]) / 1000)
+        runs = f"runs since {age} (pid {daemon['pid']}) at {', '.join(daemon['addresses'])}"
+    else:
+        runs = "does not run"
+    return [
+        ("Instance", instance["instanceId"] or "none yet: run `backrest init`"),
+        ("Key id", instance["keyId"]),
+        ("Daemon", runs),
+        ("Operations", f"{instance['operations']:,} of its own"),
+        ("Files", f"{instance['configFile']}, {instance['dataDir']}"),
+    ]
+
+
+HEADERS = ("PEER", "ROLE", "STATE", "SINCE", "HEARTBEAT", "OPERATIONS", "MESSAGE")
+
+
+def _row(peer: dict[str, Any]) -> tuple[object, ...]:
+    state = states.CONNECTION.get(peer["state"], "unknown")
+    message = peer.get("statusMessage", "")
+    next_try = int(peer.get("nextTryMillis", 0))
+    if next_try:
+        left = next_try / 1000 - time.time()
+        when = f"next try in {formats.age(left)}" if left > 1 else "trying again"
+        message = f"{message} ({when})" if message else when
+    return (
+        peer["peerInstanceId"],
+        states.ROLES[peer["role"]],
+        state,
+        _ago(peer.get("sinceMillis", 0)),
+        _ago(peer.get("lastHeartbeatMillis", 0)),
+        f"{peer['operations']:,}",
+        message,
+    )
+
+
+def _ago(ms: Any) -> str:
+    return f"{formats.age(time.time() - int(ms) / 1000)} ago" if int(ms) else "-"
+
+
+def _remarks(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for peer in result["peers"]:
+        name = peer["peerInstanceId"]
+        lines += [f"{name}: {warning}" for warning in peer.get("warnings", ())]
+        if peer.get("refused"):
+            lines.append(
+                f"{name}: {formats.plural(peer['refused'], 'operation')} refused (out of scope or invalid)"
+            )
+    return lines
+
+
+def _watch(as_json: bool) -> None:
+    """Events from the daemon; without one, the present state again and again until one comes."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    if as_json:
+        shared().stream(
+            "WatchStatus", lambda event: click.echo(output.json_text(event["status"], indent=False))
+        )
+        return
+    console = output.console()
+    with Live(console=console, auto_refresh=False) as live:
+
+        def show(event: dict[str, Any]) -> None:
+            result = event["status"]
+            parts: list[Any] = [
+                Text(f"{name}: {output.harmless(value)}") for name, value in _instance(result) if value
+            ]
+            parts.append(
+                output.table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
+            )
+            parts += [Text(output.harmless(line)) for line in _remarks(result)]
+            live.update(Group(*parts), refresh=True)
+
+        while True:
+            try:
+                shared().stream("WatchStatus", show)
+            except BackrestError as error:
+                live.update(
+                    Text(output.harmless(f"{error}; looking again every {RETRY_S:.0f} s")), refresh=True
+                )
+            time.sleep(RETRY_S)
