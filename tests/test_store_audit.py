@@ -1,0 +1,226 @@
+"""The audit log: a chain of durable lines that shows every alteration."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, using
+
+from backrest.errors import CorruptError, StorageError
+from backrest.store import audit
+from backrest.store.audit import MAX_TEXT, AuditLog, verify
+
+
+def written(path: Path, count: int = 3) -> list[bytes]:
+    """A log of that many events; returns its lines."""
+    log = AuditLog.open(path, now_ms=lambda: 1_800_000_000_123)
+    for number in range(count):
+        log.append("paired", keyid=f"ed25519.{number}", number=number, token="für den Laptop")
+    log.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_line_is_readable_json(tmp_path: Path) -> None:
+    first, second, _ = map(json.loads, written(tmp_path / "a"))
+    assert first["time"] == "2027-01-15T08:00:00.123Z"
+    assert (first["event"], first["keyid"], first["number"]) == ("paired", "ed25519.0", 0)
+    assert (first["prev"], second["prev"]) == ("0" * 64, first["hash"])
+    assert list(first) == ["time", "event", "keyid", "number", "token", "prev", "hash"]
+
+
+def test_chain_goes_on_after_a_restart(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    assert len(written(tmp_path / "a")) == 6
+    assert verify(tmp_path / "a") == 6
+    assert [entry["number"] for entry in audit.read(tmp_path / "a")] == [0, 1, 2, 0, 1, 2]
+
+
+def test_absent_log_has_no_lines(tmp_path: Path) -> None:
+    assert verify(tmp_path / "a") == 0
+    assert list(audit.read(tmp_path / "a")) == []
+
+
+def test_private_from_creation(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        written(tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_texts_of_peers_are_bounded_and_stay_on_their_line(tmp_path: Path) -> None:
+    log = AuditLog.open(tmp_path / "a")
+    log.append("refused", instance="x\n" * 5000, reason="\ud800", names=["y" * 5000], ok=None)
+    log.close()
+    assert verify(tmp_path / "a") == 1
+    (entry,) = audit.read(tmp_path / "a")
+    assert (len(entry["instance"]), entry["reason"], len(entry["names"][0])) == (MAX_TEXT, "?", MAX_TEXT)
+
+
+def test_reserved_field_is_a_mistake(tmp_path: Path) -> None:
+    log = AuditLog.open(tmp_path / "a")
+    with pytest.raises(ValueError, match="hash"):
+        log.append("x", hash="y")
+    log.close()
+
+
+ALTERATIONS: list[tuple[str, Callable[[list[bytes]], list[bytes]], int, str]] = [
+    (
+        "altered",
+        lambda lines: [lines[0], lines[1].replace(b"ed25519.1", b"ed25519.7"), lines[2]],
+        2,
+        "altered",
+    ),
+    ("removed", lambda lines: [lines[0], lines[2]], 2, "does not follow"),
+    ("removed first", lambda lines: lines[1:], 1, "does not follow"),
+    ("twice", lambda lines: [lines[0], lines[0], *lines[1:]], 2, "does not follow"),
+    ("swapped", lambda lines: [lines[1], lines[0], lines[2]], 1, "does not follow"),
+    ("blank", lambda lines: [lines[0], b"\n", *lines[1:]], 2, "does not end in a hash"),
+    ("torn", lambda lines: [*lines[:2], lines[2][:-1]], 3, "not complete"),
+    ("foreign", lambda lines: [*lines, b"hello\n"], 4, "does not end in a hash"),
+]
+
+
+@pytest.mark.parametrize(("name", "alter", "line", "reason"), ALTERATIONS)
+def test_first_bad_line_is_named(
+    tmp_path: Path, name: str, alter: Callable[[list[bytes]], list[bytes]], line: int, reason: str
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(alter(written(path))))
+    with pytest.raises(CorruptError, match=reason) as caught:
+        verify(path)
+    assert caught.value.line == line
+
+
+def test_altered_line_with_a_new_hash_of_its_own_breaks_the_chain(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = written(path)
+    other = written(tmp_path / "b", 1)[0].replace(b"ed25519.0", b"ed25519.9")
+    body = other[: -audit._SEAL - 1]
+    digest = audit.hashlib.sha256(body).hexdigest().encode()
+    path.write_bytes(b"".join([body + b',"hash":"' + digest + b'"}\n', *lines[1:]]))
+    with pytest.raises(CorruptError) as caught:
+        verify(path)
+    assert caught.value.line == 2
+
+
+def test_torn_last_line_is_cut_and_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = written(path)
+    for kept in range(len(lines[2])):
+        path.write_bytes(b"".join(lines[:2]) + lines[2][:kept])
+        AuditLog.open(path).close()
+        entries = list(audit.read(path))
+        assert verify(path) == len(entries) == (3 if kept else 2)
+        if kept:
+            assert entries[2]["event"] == "torn-tail"
+            assert entries[2]["text"].encode() == lines[2][:kept].decode(errors="replace").encode()
+
+
+def test_last_line_whose_blocks_were_stored_in_disorder_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = written(path)
+    path.write_bytes(b"".join(lines[:2]) + bytes(30) + lines[2][30:])
+    AuditLog.open(path).close()
+    assert [entry["event"] for entry in audit.read(path)] == ["paired", "paired", "torn-tail"]
+    assert verify(path) == 3
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"bad\nbad\n", b"bad\nbad\ntorn", b"x" * ((1 << 20) + 1)],
+    ids=["two bad lines", "two bad lines and a torn one", "a long one"],
+)
+def test_more_than_a_crash_can_do_is_refused_and_kept(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "a"
+    damaged = b"".join(written(path)) + tail
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptError):
+        AuditLog.open(path)
+    assert path.read_bytes() == damaged
+
+
+def test_single_torn_line_leaves_an_empty_log(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b'{"time":')
+    AuditLog.open(path).close()
+    assert verify(path) == 1
+
+
+@pytest.mark.parametrize("fault", [full_disk, broken_disk])
+def test_failed_append_is_not_in_the_log(tmp_path: Path, fault: Callable[[], OSError]) -> None:
+    path = tmp_path / "a"
+    log = AuditLog.open(path)
+    log.append("one")
+    for step in range(2):
+        with using(TestDisk(step, fault)), pytest.raises(StorageError):
+            log.append("lost")
+        assert verify(path) == 1
+    log.append("two")
+    log.close()
+    assert [entry["event"] for entry in audit.read(path)] == ["one", "two"]
+    assert verify(path) == 2
+
+
+def test_power_cut_at_any_step_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    log = AuditLog.open(path)
+    acknowledged = ["first"]
+    log.append("first")
+    for step in range(count_steps(partial(log.append, "first"))):
+        acknowledged = [entry["event"] for entry in audit.read(path)]
+        with using(TestDisk(step)), pytest.raises(Died):
+            log.append("second")
+        log.close()
+        log = AuditLog.open(path)
+        events = [entry["event"] for entry in audit.read(path)]
+        assert events[: len(acknowledged)] == acknowledged
+        assert verify(path) == len(events)
+    log.close()
+
+
+def test_appends_of_many_threads_make_one_chain(tmp_path: Path) -> None:
+    log = AuditLog.open(tmp_path / "a")
+
+    def work(name: str) -> None:
+        for number in range(10):
+            log.append(name, number=number)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert verify(tmp_path / "a") == 40
+
+
+@given(data=st.binary(max_size=300), keep=st.integers(0, 2))
+def test_hostile_bytes_are_cut_or_corrupt(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, keep: int
+) -> None:
+    directory = tmp_path_factory.mktemp("audit")
+    good = b"".join(written(directory / "good", keep)) if keep else b""
+    path = directory / "a"
+    path.write_bytes(good + data)
+    with suppress(CorruptError):
+        verify(path)
+    with suppress(CorruptError):
+        list(audit.read(path))
+    try:
+        AuditLog.open(path).close()
+    except CorruptError:
+        assert path.read_bytes() == good + data
+    else:
+        assert path.read_bytes().startswith(good) or not keep
