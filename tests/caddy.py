@@ -82,7 +82,7 @@ class Caddy:
     async def _follow(
         self, process: trio.Process, waiting: set[str], ready: trio.Event, ended: trio.Event
     ) -> None:
-        """Reads the log to its end (the pipe must never fill); ``ready`` when it said all of ``waiting``, or ended."""
+        """Reads the log to its end, for the pipe must not fill; ``ready`` once it said all of ``waiting``."""
         assert process.stderr is not None
         rest = b""
         async with process.stderr:
