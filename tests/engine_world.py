@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from backrest.store.oplog import Change, OpLog, Query
 
 from backrest.engine import Engine
 from backrest.store.config import ConfigStore
+from backrest.store.oplog import Change, OpLog, Query
 from backrest.store.paths import Paths, private_dir
 from backrest.wire import config, operations
 
@@ -84,10 +84,11 @@ def make_repo(uri: object, **fields: object) -> config.Repo:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A new, empty repository, to be copied. restic's cache is kept away from the user's meanwhile."""
-    directory = tmp_path_factory.mktemp("restic")
+    directory = tmp_path_factory.getbasetemp() / "restic"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESTIC_CACHE_DIR", str(directory / "cache"))
-        restic(directory / "template", "init")
+        if not directory.exists():  # another test module may have made it already
+            restic(directory / "template", "init")
         yield directory / "template"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -228,6 +229,8 @@ def ids(snapshots: Sequence[restic.ResticSnapshot]) -> list[str]:
 
 async def full_id(repository: Repository, short: str) -> str:
     """The whole id for the short one that restic before 0.15 prints at the end of a backup."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", short):  # never hand on what might be a flag
+        raise ResticError("it is not an id")
     found = await repository.snapshots(only=short)
     matching = [one.id for one in found if one.id.startswith(short)]
     if len(matching) != 1:
