@@ -8,6 +8,7 @@ peer ends that peer's session; what ends the daemon is a failure of the whole (a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -18,13 +19,14 @@ import trio
 
 from backrest.admin.context import Context, Daemon
 from backrest.admin.instance import init
+from backrest.admin.live import Watch
 from backrest.admin.server import admin_app
 from backrest.admin.settings import Settings
 from backrest.crypto import mlkem
 from backrest.engine import Engine
 from backrest.errors import BackrestError, StorageError, UserError
 from backrest.net.connect import ConnectApp, Stream
-from backrest.net.h2server import TlsFiles, serve
+from backrest.net.server import TlsFiles, serve
 from backrest.protocol.session import Limits
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
@@ -33,8 +35,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync.client import SYNC_PATH, Clients, dialer
 from backrest.sync.hub import Hub
-from backrest.sync.link import Signal
-from backrest.sync.watch import ConfigWatch, waking
+from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest")
 
@@ -116,7 +117,7 @@ class _Daemon:
     async def _listen(self, nursery: trio.Nursery) -> list[str]:
         tls = None
         if self._settings.tls_cert is not None and self._settings.tls_key is not None:
-            tls = TlsFiles(self._settings.tls_cert, self._settings.tls_key)
+            tls = TlsFiles(str(self._settings.tls_cert), str(self._settings.tls_key))
         app = ConnectApp({SYNC_PATH: Stream(self._hub.serve)})
         bound = await nursery.start(
             partial(serve, app, binds=self._settings.binds, tls=tls, shutdown=self._stopping, grace_s=GRACE_S)
@@ -156,10 +157,9 @@ class _Daemon:
 
     async def _write_peers(self) -> None:
         """Write the peers' states soon after they changed, however often they change."""
-        signal_ = Signal()
-        with waking(self._peers.subscribe, signal_):
+        with Watch(self._peers.subscribe) as changed:
             while True:
-                await signal_.wait()
+                await changed.wait(at_least_every_s=math.inf)
                 await trio.sleep(PEERS_WRITTEN_EVERY_S)
                 try:
                     await trio.to_thread.run_sync(self._peers.flush)

@@ -113,6 +113,14 @@ class Instance:
         self.peers = PeerStore.open(self.paths.peers)
         self.audit = AuditLog.open(self.paths.audit)
         self.watch = ConfigWatch(self.config)
+
+    @property
+    def keyid(self) -> str:
+        return self.config.current.multihost.identity.keyid
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """As one run of the daemon."""
         self.hub = Hub(
             config=self.config,
             oplog=self.oplog,
@@ -130,13 +138,6 @@ class Instance:
             limits=self.limits,
             wall=self.world.wall,
         )
-
-    @property
-    def keyid(self) -> str:
-        return self.config.current.multihost.identity.keyid
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
         with self.watch.running():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.clients.run)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
 from backrest.permissions import parse_grant
@@ -18,18 +18,13 @@ RETRY_WAIT = wire.sync.CONNECTION_STATE_RETRY_WAIT
 ERROR_AUTH = wire.sync.CONNECTION_STATE_ERROR_AUTH
 
 
-@pytest.fixture(autouse=True)
-def _simulated(autojump_clock: trio.testing.MockClock) -> None:
-    """No test here waits in real time."""
-
-
 def paired(world: World, *grants: str) -> tuple[Instance, Instance]:
     hub, client = world.instance("hub"), world.instance("laptop")
     client.add_host(hub.token(*grants))
     return hub, client
 
 
-async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(world: World) -> None:
+async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -47,7 +42,7 @@ async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(world: World) -
     assert [e["event"] for e in audit(hub)] == ["paired"]
 
 
-async def test_history_made_before_and_during_a_session_arrives(world: World) -> None:
+async def test_history_made_before_and_during_a_session_arrives(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     client.oplog.add([client.operation(display_message=f"before {n}") for n in range(700)])
     hub.oplog.add([hub.operation(display_message="the hub's own")])
@@ -65,7 +60,7 @@ async def test_history_made_before_and_during_a_session_arrives(world: World) ->
     assert not client.history(hub), "a hub sends no operations"
 
 
-async def test_changes_made_offline_converge_at_the_next_session(world: World) -> None:
+async def test_changes_made_offline_converge_at_the_next_session(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     draw = random.Random(42)
     async with hub.running():
@@ -87,7 +82,7 @@ async def test_changes_made_offline_converge_at_the_next_session(world: World) -
             await hub.until_history(client)
 
 
-async def test_a_reset_client_log_replaces_what_the_hub_held(world: World) -> None:
+async def test_a_reset_client_log_replaces_what_the_hub_held(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     client.oplog.add([client.operation(display_message="old") for _ in range(5)])
     async with hub.running():
@@ -96,12 +91,13 @@ async def test_a_reset_client_log_replaces_what_the_hub_held(world: World) -> No
         client.oplog.close()
         client.paths.oplog.unlink()
         client.open()
-        client.oplog.add([client.operation(display_message="new") for _ in range(2)])
+        for _ in range(2):  # an equal (id, modno) says "the same": nothing in the protocol could tell them apart
+            client.oplog.update(client.oplog.add([client.operation(display_message="new")]))
         async with client.running():
             await hub.until_history(client)
 
 
-async def test_only_what_the_client_grants_is_sent(world: World) -> None:
+async def test_only_what_the_client_grants_is_sent(autojump_clock: MockClock, world: World) -> None:
     hub, client = world.instance("hub"), world.instance("laptop")
     client.add_host(hub.token(), "read-operations=repo:nas")
     [mine] = client.oplog.add([client.operation()])
@@ -114,7 +110,7 @@ async def test_only_what_the_client_grants_is_sent(world: World) -> None:
     assert set(hub.history(client)) == {mine.id, more.id}
 
 
-async def test_the_hub_keeps_only_what_its_own_entry_allows(world: World) -> None:
+async def test_the_hub_keeps_only_what_its_own_entry_allows(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world, "read-operations=*,!plan:private")
     client.oplog.add([client.operation(plan_id="private"), client.operation(plan_id="photos")])
     async with hub.running(), client.running():
@@ -122,7 +118,7 @@ async def test_the_hub_keeps_only_what_its_own_entry_allows(world: World) -> Non
         await world.until(hub.peers.subscribe, lambda: hub.peer(client).refused, lambda n: n == 1)
 
 
-async def test_an_invalid_operation_is_refused_alone(world: World) -> None:
+async def test_an_invalid_operation_is_refused_alone(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await hub.until_peer(client, CONNECTED)
@@ -138,7 +134,7 @@ async def test_an_invalid_operation_is_refused_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("what", ["wrong", "expired", "used up"])
-async def test_a_token_that_does_not_hold_is_refused_and_audited(world: World, what: str) -> None:
+async def test_a_token_that_does_not_hold_is_refused_and_audited(autojump_clock: MockClock, world: World, what: str) -> None:
     hub, client = world.instance("hub"), world.instance("laptop")
     token = hub.token(expires=1 if what == "expired" else 0, label="mine")
     if what == "used up":
@@ -159,10 +155,10 @@ async def test_a_token_that_does_not_hold_is_refused_and_audited(world: World, w
     assert hub.config.current.modno == modno
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret, "a refusal does not cost the token"
     assert audit(hub)[-1]["event"] == "refused"
-    assert "0" * 64 not in hub.paths.audit.read_text()
+    assert "secret" not in hub.paths.audit.read_text().lower()
 
 
-async def test_two_clients_racing_for_the_last_use_cannot_both_win(world: World) -> None:
+async def test_two_clients_racing_for_the_last_use_cannot_both_win(autojump_clock: MockClock, world: World) -> None:
     hub = world.instance("hub")
     token = hub.token(max_uses=1)
     clients = [world.instance(f"client{n}") for n in range(5)]
@@ -181,27 +177,21 @@ async def test_two_clients_racing_for_the_last_use_cannot_both_win(world: World)
     assert len(hub.config.current.multihost.authorized_clients) == 1
 
 
-@pytest.mark.parametrize("taken", ["the hub's own", "another client's"])
-async def test_an_instance_id_that_is_taken_is_refused_and_costs_no_use(world: World, taken: str) -> None:
-    hub = world.instance("hub")
-    other = world.instance("laptop")
-    token = hub.token(max_uses=2)
-    if taken == "another client's":
-        other.add_host(token)
-        async with hub.running(), other.running():
-            await other.until_peer(hub, CONNECTED)
-    name = "hub" if taken == "the hub's own" else "laptop"
-    client = Instance(world, name, world.directory / "second", other.limits)
-    # A client cannot have a known host of its own name: it has the hub under another one.
-    client.add_host(token.replace("#hub", "#hub") if name != "hub" else token)
-    uses = [t.uses for t in hub.config.current.multihost.pairing_tokens]
-    async with hub.running(), client.running():
-        record = await client.until_peer(hub, ERROR_AUTH)
+async def test_an_instance_id_that_is_taken_is_refused_and_costs_no_use(autojump_clock: MockClock, world: World) -> None:
+    hub, first = world.instance("hub"), world.instance("laptop")
+    token = hub.token(max_uses=3)
+    first.add_host(token)
+    async with hub.running(), first.running():
+        await first.until_peer(hub, CONNECTED)
+    second = Instance(world, "laptop", world.directory / "second", first.limits)
+    second.add_host(token)
+    async with hub.running(), second.running():
+        record = await second.until_peer(hub, ERROR_AUTH)
     assert "instance id" in record.message
-    assert [t.uses for t in hub.config.current.multihost.pairing_tokens] == uses
+    assert [t.uses for t in hub.config.current.multihost.pairing_tokens] == [1]
 
 
-async def test_a_client_that_was_removed_is_ended_and_refused(world: World) -> None:
+async def test_a_client_that_was_removed_is_ended_and_refused(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     client.oplog.add([client.operation()])
     async with hub.running(), client.running():
@@ -215,17 +205,17 @@ async def test_a_client_that_was_removed_is_ended_and_refused(world: World) -> N
         record = await client.until_peer(hub, ERROR_AUTH)
         assert "authorized" in record.message or "removed" in record.message
         client.oplog.add([client.operation()])
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert len(hub.history(client)) == 1, "nothing more is stored, what was stored is kept"
         assert hub.peers.get(client.keyid) is None
 
 
-async def test_changed_permissions_are_in_force_at_the_next_session(world: World) -> None:
+async def test_changed_permissions_are_in_force_at_the_next_session(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world, "receive-shared-repos=*")
     client.oplog.add([client.operation()])
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert not hub.history(client)
 
         def grant(config: wire.config.Config) -> bool:
@@ -236,7 +226,7 @@ async def test_changed_permissions_are_in_force_at_the_next_session(world: World
         await hub.until_history(client)
 
 
-async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(world: World) -> None:
+async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world, "read-operations=*", "read-config=*")
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -249,7 +239,7 @@ async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(worl
         assert len(world.dials) == 1
 
 
-async def test_the_hub_away_for_an_hour_is_found_within_the_backoff(world: World) -> None:
+async def test_the_hub_away_for_an_hour_is_found_within_the_backoff(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with client.running():
         async with hub.running():
@@ -266,7 +256,7 @@ async def test_the_hub_away_for_an_hour_is_found_within_the_backoff(world: World
     assert len(times) < 60, "an hour of attempts is not a flood"
 
 
-async def test_a_broken_connection_is_made_again_within_moments(world: World) -> None:
+async def test_a_broken_connection_is_made_again_within_moments(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -280,7 +270,7 @@ async def test_a_broken_connection_is_made_again_within_moments(world: World) ->
         await hub.until_history(client)
 
 
-async def test_a_newer_session_displaces_the_older_at_once(world: World) -> None:
+async def test_a_newer_session_displaces_the_older_at_once(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running():
         async with client.running():
@@ -290,14 +280,14 @@ async def test_a_newer_session_displaces_the_older_at_once(world: World) -> None
             stale.close = lambda: None  # type: ignore[method-assign]
         async with client.running():
             await client.until_peer(hub, CONNECTED)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert hub.peer(client).state == CONNECTED, "the end of the older one is not shown"
             assert len(hub.hub._live) == 1
             client.oplog.add([client.operation()])
             await hub.until_history(client)
 
 
-async def test_silence_ends_a_session_on_both_sides(world: World) -> None:
+async def test_silence_ends_a_session_on_both_sides(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -315,7 +305,7 @@ async def _swallow(data: bytes) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def test_a_machine_that_wakes_reconnects_at_once(world: World) -> None:
+async def test_a_machine_that_wakes_reconnects_at_once(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -326,7 +316,7 @@ async def test_a_machine_that_wakes_reconnects_at_once(world: World) -> None:
         await client.until_peer(hub, CONNECTED)
 
 
-async def test_the_impostor_at_the_hubs_address_gets_no_secret(world: World) -> None:
+async def test_the_impostor_at_the_hubs_address_gets_no_secret(autojump_clock: MockClock, world: World) -> None:
     hub, client, impostor = world.instance("hub"), world.instance("laptop"), world.instance("impostor")
     client.add_host(hub.token())
     secret = client.config.current.multihost.known_hosts[0].initial_pairing_secret
@@ -340,7 +330,7 @@ async def test_the_impostor_at_the_hubs_address_gets_no_secret(world: World) -> 
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret == secret
 
 
-async def test_removing_a_known_host_ends_its_session_and_its_state(world: World) -> None:
+async def test_removing_a_known_host_ends_its_session_and_its_state(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await hub.until_peer(client, CONNECTED)
@@ -357,7 +347,7 @@ async def test_removing_a_known_host_ends_its_session_and_its_state(world: World
         assert len(world.dials) == dials
 
 
-async def test_many_clients_come_back_together_and_all_get_in(world: World) -> None:
+async def test_many_clients_come_back_together_and_all_get_in(autojump_clock: MockClock, world: World) -> None:
     hub = world.instance("hub")
     token = hub.token(max_uses=0)
     clients = [world.instance(f"c{n}") for n in range(40)]
@@ -374,7 +364,7 @@ async def test_many_clients_come_back_together_and_all_get_in(world: World) -> N
     assert len(hub.config.current.multihost.authorized_clients) == 40
 
 
-async def test_a_shared_repo_reaches_the_client_and_only_with_both_permissions(world: World) -> None:
+async def test_a_shared_repo_reaches_the_client_and_only_with_both_permissions(autojump_clock: MockClock, world: World) -> None:
     hub, client = paired(world)
     stranger = world.instance("stranger")
     stranger.add_host(hub.token(), "read-operations=*")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from backrest import wire
+from backrest.errors import UserError
 from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, Grants
 from backrest.store.mask import unmask_plan, unmask_repo
 
@@ -58,7 +59,11 @@ def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Re
     if not allowed:
         report.refused.append(f"plan {plan.id!r}: READ_WRITE_CONFIG is not granted for it")
         return
-    new = unmask_plan(plan, here)
+    try:
+        new = unmask_plan(plan, here)
+    except UserError as error:  # a mask where nothing is known that it could stand for
+        report.refused.append(f"plan {plan.id!r}: {error}")
+        return
     if here is None:
         config.plans.append(new)
         report.applied.append(f"plan {plan.id!r} added")
@@ -109,7 +114,11 @@ def _write_repo(config: Config, here: Repo | None, repo: Repo, origin: str, repo
         what = "id" if other.id == repo.id else "address"
         report.refused.append(f"repo {repo.id!r}: the repo {other.id!r} here has the same {what}")
         return
-    new = unmask_repo(repo, here)
+    try:
+        new = unmask_repo(repo, here)
+    except UserError as error:
+        report.refused.append(f"repo {repo.id!r}: {error}")
+        return
     new.origin_instance_id = origin
     if here is None:
         config.repos.append(new)

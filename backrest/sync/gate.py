@@ -18,7 +18,7 @@ UNKNOWN_PER_ADDRESS = 8  # one address cannot take all places
 FAILURES_PER_ADDRESS = 10  # wrong secrets a minute; a person mistypes twice
 FAILURES_TOTAL = 100  # an attacker with many addresses
 FAILURE_WINDOW_S = 60.0
-ADDRESSES_REMEMBERED = 10_000  # IPv6 gives an attacker any number of addresses: the table must not grow with them
+ADDRESSES_REMEMBERED = 10 * FAILURES_TOTAL  # IPv6 gives an attacker any number: the table must not grow with them
 
 
 class Gate:
@@ -74,6 +74,7 @@ class FailureLimit:
         self._total = total
         self._all: deque[float] = deque()
         self._addresses: dict[str, deque[float]] = {}
+        self._purge_after = 0.0
 
     def refused(self, address: str, now: float) -> bool:
         """Whether a pairing from ``address`` is refused unseen, because too many failed in the last minute."""
@@ -83,9 +84,10 @@ class FailureLimit:
     def failed(self, address: str, now: float) -> Callable[[], None]:
         """Count a failure; the result takes it back."""
         self._all.append(now)
-        if address not in self._addresses and len(self._addresses) >= ADDRESSES_REMEMBERED:
+        if len(self._addresses) >= ADDRESSES_REMEMBERED and now >= self._purge_after:
+            self._purge_after = now + FAILURE_WINDOW_S  # one sweep a minute: many addresses must not cost time either
             self._addresses = {a: times for a, times in self._addresses.items() if _count(times, now)}
-        if len(self._addresses) < ADDRESSES_REMEMBERED:  # beyond that the total still holds
+        if address in self._addresses or len(self._addresses) < ADDRESSES_REMEMBERED:  # beyond that the total holds
             self._addresses.setdefault(address, deque()).append(now)
         return lambda: self._take_back(address, now)
 

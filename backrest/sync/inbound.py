@@ -7,9 +7,11 @@ the reader goes on meanwhile, as far as the queue's bound allows. Facts: PROTOCO
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("backrest.sync")
 
 QUEUE_BYTES = 8 * 1024 * 1024  # received and not yet stored; then the client waits
+ANSWER_DUE_S = 10.0  # without any answer for so long, ids that were asked for may be gone at the client
 BATCH_OPERATIONS = 4096  # joined into one write and one fsync
 
 Operation = wire.operations.Operation
@@ -66,8 +69,6 @@ class Inbound:
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.HeartbeatReceived):
             self._hub.heard_from(self.keyid)
-            if self._pacer is not None:
-                self._request(self._pacer.nudge())
         elif isinstance(event, events.Received):
             await self._received(event.kind, event.message)
 
@@ -110,7 +111,11 @@ class Inbound:
         """The task that stores what was received, for as long as the session lives."""
         while True:
             while not self._queue:
-                await self._work.wait()
+                asking = self._pacer is not None and self._pacer.waiting
+                with trio.move_on_after(ANSWER_DUE_S if asking else math.inf) as overdue:
+                    await self._work.wait()
+                if overdue.cancelled_caught and self._pacer is not None:
+                    self._request(self._pacer.idle())
             size, item = self._queue.popleft()
             if isinstance(item, Manifest):
                 await self._reconcile(item)
@@ -163,8 +168,11 @@ class Inbound:
         async with self._hub.storing(self.keyid):
             if self.link.over or not self._hub.authorizes(self._entry):
                 return  # displaced or removed while we waited: a newer session or nobody has the say
+            # The reference may send live changes in the wrong order (W-19); while answers are due, their
+            # manifest has decided, also for a log that was reset and counts from 1 again.
+            live = self._pacer is None or not self._pacer.waiting
             applied = await trio.to_thread.run_sync(
-                self._hub.oplog.apply, self.keyid, allowed, changes.deletes
+                partial(self._hub.oplog.apply, self.keyid, allowed, changes.deletes, keep_newer=live)
             )
         modnos = {op.id: op.modno for op in allowed}
         for original_id, reason in applied.invalid:

@@ -139,8 +139,10 @@ class Link:
         while True:
             if self._stalled_after is not None:
                 await self._wait_for_room()
+            self.session.listen(trio.current_time())
             data = await self._stream.receive()
             now = trio.current_time()
+            self.session.look_away()  # silence is what we hear while we listen, not while we store or wait for room
             found = self.session.receive_data(data, now) if data else self.session.receive_eof(now)
             self.flush()
             for event in found:
@@ -151,6 +153,8 @@ class Link:
                         self.end(PeerError(Fault.ENDED, event.code, event.message))
                     return
                 await handle(event)
+            if self.session.fault is not None:  # what came behind the events
+                raise self.session.fault
             if not data:
                 self.end()
                 return

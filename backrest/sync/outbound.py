@@ -21,7 +21,7 @@ from backrest.permissions import Grants
 from backrest.protocol import events
 from backrest.store.config import ConfigStore
 from backrest.store.mask import masked_remote_config
-from backrest.store.oplog import Change, OpLog, OpMeta
+from backrest.store.oplog import Change, OpLog, Meta
 from backrest.store.peers import PeerStore
 from backrest.sync import apply, views
 from backrest.sync.inbound import change_config
@@ -123,10 +123,10 @@ class Outbound:
 
     # --- our history
 
-    def _sendable(self, op: OpMeta) -> bool:
+    def _sendable(self, op: Meta) -> bool:
         """The one predicate for the manifest, the live changes and the answers: made here, and granted to this hub."""
         return (
-            not op.original_instance_keyid
+            not op.origin
             and op.instance_id == self._instance
             and self._grants.operation(op.repo_id, op.plan_id)
         )

@@ -7,10 +7,8 @@ Facts: PROTOCOL.md section 4.
 
 from __future__ import annotations
 
-import hmac
-
 from backrest import wire
-from backrest.crypto.identity import is_small_order
+from backrest.crypto.tokens import same_secret
 from backrest.errors import Code, Fault, PeerError
 from backrest.protocol.events import PeerIdentified
 from backrest.store.validate import id_problem
@@ -31,7 +29,7 @@ def pair(config: wire.config.Config, peer: PeerIdentified, now_unix: int) -> str
     sync = config.multihost
     token = None
     for candidate in sync.pairing_tokens:  # no early end: the time taken tells nothing about which one matched
-        if hmac.compare_digest(candidate.secret.encode(), peer.pairing_secret.encode()):
+        if same_secret(candidate.secret, peer.pairing_secret):
             token = candidate
     if token is None:
         raise refusal(
@@ -59,9 +57,6 @@ def _check_newcomer(config: wire.config.Config, peer: PeerIdentified) -> None:
         raise refusal(f"the client's instance id {problem}: choose another one on the client")
     if peer.instance_id == config.instance:
         raise refusal(f"the client has the hub's own instance id {peer.instance_id!r}: choose another one on the client")
-    # A small-order key signs anything for anybody: whoever likes could be this client.
-    if is_small_order(peer.public_key):
-        raise refusal("the client's key is not a usable Ed25519 key")
     for other in (*config.multihost.authorized_clients, *config.multihost.known_hosts):
         if other.instance_id == peer.instance_id:
             raise refusal(

@@ -1,0 +1,139 @@
+"""What a set_config of the other side may change here (PROTOCOL.md section 8), case by case."""
+
+from __future__ import annotations
+
+import pytest
+
+from backrest import wire
+from backrest.permissions import parse_grant
+from backrest.sync.apply import Report, SetConfig, apply_set_config
+
+A, B = "a" * 64, "b" * 64
+Repo, Plan = wire.config.Repo, wire.config.Plan
+
+
+def config() -> wire.config.Config:
+    made = wire.config.Config(instance="laptop")
+    made.repos.add(id="local", uri="/srv/local", guid=A, password="hush")
+    made.plans.add(id="photos", repo="local", paths=["/srv"])
+    return made
+
+
+def push(here: wire.config.Config, grants: list[str], message: SetConfig) -> Report:
+    peer = wire.config.Multihost.Peer(instance_id="hub", keyid="k", permissions=[parse_grant(g) for g in grants])
+    return apply_set_config(here, peer, message)
+
+
+def shared(**fields: object) -> SetConfig:
+    values = {"id": "nas", "uri": "/srv/nas", "guid": B, "password": "p", "origin_instance_id": "hub", **fields}
+    return SetConfig(repos=[Repo(**values)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("claimed", ["hub", "somebody", ""])
+def test_a_shared_repo_has_its_sender_as_origin_whatever_it_claims(claimed: str) -> None:
+    here = config()
+    report = push(here, ["receive-shared-repos"], shared(origin_instance_id=claimed))
+    assert report.changed
+    assert here.repos[1].origin_instance_id == "hub"
+
+
+def test_the_same_push_again_changes_nothing() -> None:
+    here = config()
+    push(here, ["receive-shared-repos"], shared())
+    report = push(here, ["receive-shared-repos"], shared())
+    assert not report.changed
+    assert not report.applied
+    assert not report.refused
+
+
+def test_a_later_push_changes_the_repo_that_came_from_the_same_hub() -> None:
+    here = config()
+    push(here, ["receive-shared-repos"], shared())
+    push(here, ["receive-shared-repos"], shared(password="new"))
+    assert here.repos[1].password == "new"
+
+
+@pytest.mark.parametrize(
+    ("grants", "fields", "reason"),
+    [
+        ([], {}, "not granted"),
+        (["read-operations=*"], {}, "not granted"),
+        (["receive-shared-repos"], {"guid": A}, "same guid"),
+        (["receive-shared-repos"], {"id": "local"}, "same id"),
+        (["receive-shared-repos"], {"uri": "/srv/local"}, "same address"),
+        (["receive-shared-repos"], {"guid": ""}, "no guid"),
+        (["read-write-config=repo:nas"], {"guid": A}, "same guid"),
+        (["receive-shared-repos"], {"uri": "rclone::sftp,ssh=evil:/x"}, "run a program"),
+        (["receive-shared-repos"], {"uri": "sftp:-oProxyCommand=evil:/x"}, "run a program"),
+    ],
+)
+def test_what_is_not_allowed_is_skipped_with_a_reason(grants: list[str], fields: dict[str, str], reason: str) -> None:
+    here = config()
+    report = push(here, grants, shared(**fields))
+    assert not report.changed
+    assert here == config()
+    [sentence] = report.refused
+    assert reason in sentence
+
+
+def test_a_repo_of_another_hub_is_not_taken_over() -> None:
+    here = config()
+    here.repos.add(id="theirs", uri="/srv/theirs", guid=B, origin_instance_id="other")
+    report = push(here, ["receive-shared-repos"], shared())
+    assert not report.changed
+    assert "other" in report.refused[0]
+
+
+def test_a_hub_limited_to_one_repo_cannot_reach_another_by_its_guid() -> None:
+    here = config()
+    report = push(here, ["read-write-config=repo:nas"], shared(guid=A, origin_instance_id=""))
+    assert not report.changed
+
+
+def test_write_permission_on_a_local_repo_changes_it_and_it_stays_local() -> None:
+    here = config()
+    report = push(here, ["read-write-config=*"], shared(id="local", uri="/srv/new", guid=A))
+    assert report.changed
+    assert (here.repos[0].uri, here.repos[0].origin_instance_id) == ("/srv/new", "")
+
+
+def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
+    message = shared(
+        env=["AWS_KEY=1", "RESTIC_PASSWORD_COMMAND=evil", "LD_PRELOAD=/x"],
+        flags=["--no-cache", "-o sftp.command=evil", "--option=rclone.program=evil", "--password-command evil"],
+    )
+    message.repos[0].hooks.add().action_command.command = "evil"
+    message.repos[0].command_prefix.io_nice = wire.config.CommandPrefix.IO_IDLE
+    here = config()
+    report = push(here, ["receive-shared-repos"], message)
+    taken = here.repos[1]
+    assert (list(taken.env), list(taken.flags), len(taken.hooks)) == (["AWS_KEY=1"], ["--no-cache"], 0)
+    assert not taken.HasField("command_prefix")
+    assert "hooks" in report.refused[0]
+    assert "RESTIC_PASSWORD_COMMAND" in report.refused[0]
+    trusted = config()
+    push(trusted, ["receive-shared-repos", "read-write-config=*"], message)
+    assert len(trusted.repos[1].hooks) == 1
+
+
+def test_items_are_judged_one_by_one_and_what_passes_is_applied() -> None:
+    here = config()
+    message = shared()
+    message.plans.add(id="photos", repo="local", paths=["/changed"])
+    message.plans.add(id="docs", repo="local", paths=["/docs"])
+    message.plans_to_delete.append("photos")
+    report = push(here, ["read-write-config=plan:docs", "receive-shared-repos"], message)
+    assert [plan.id for plan in here.plans] == ["photos", "docs"]
+    assert list(here.plans[0].paths) == ["/srv"]
+    assert [repo.id for repo in here.repos] == ["local", "nas"]
+    assert len(report.refused) == 2
+
+
+def test_deleting_needs_write_permission_and_an_unused_repo() -> None:
+    here = config()
+    assert not push(here, ["receive-shared-repos"], SetConfig(repos_to_delete=["local"])).changed
+    assert "photos" in push(here, ["read-write-config=*"], SetConfig(repos_to_delete=["local"])).refused[0]
+    both = SetConfig(repos_to_delete=["local"], plans_to_delete=["photos", "never was"])
+    assert push(here, ["read-write-config=*"], both).changed
+    assert not here.repos
+    assert not here.plans
