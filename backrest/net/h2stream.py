@@ -26,6 +26,10 @@ HIGH_WATER = 64 * 1024
 JOIN_BELOW = 4 * 1024
 JOIN_LIMIT = 16 * 1024
 
+# An application that sends in a loop must not keep the others from running, and a write for each message of a
+# hundred bytes would cost eight times the message: so every so many sends, and always when the stream is gone.
+YIELD_EVERY = 16
+
 _TOKEN = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9a-z]+"
 )  # a lower-case field name (RFC 9110, 5.6.2; RFC 9113, 8.2.1)
@@ -113,6 +117,7 @@ class H2Stream:
         "_request_reported",
         "_room",
         "_stall_s",
+        "_unyielded",
         "ending",
         "finished",
         "gone",
@@ -140,6 +145,7 @@ class H2Stream:
         self.ending = False  # the application has given the last of its body
         self.finished = False  # END_STREAM or RST_STREAM of ours is out, or the peer is gone
         self.gone = trio.Event()  # the peer cannot be reached through this stream any more
+        self._unyielded = 0  # sends since the last one that let other tasks run
         self.working = trio.CancelScope()  # around the application
         self._reason = "the response has ended"
         self._readable = trio.lowlevel.ParkingLot()
@@ -224,8 +230,12 @@ class H2Stream:
 
     async def send(self, message: Message) -> None:
         """Raises OSError when the stream is gone; returns when there is room for more (or all is out)."""
-        # A checkpoint in any case: an application that sends in a loop must not keep the others from running.
-        await trio.lowlevel.checkpoint()
+        self._unyielded += 1
+        if self._unyielded < YIELD_EVERY and not self.finished:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
         if self.finished:
             raise BrokenPipeError(self._reason)
         if message["type"] == "http.response.start":
