@@ -39,7 +39,7 @@ def append_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengt
         ids, modnos, flows, starts = _numbers(next(needed)), *map(_numbers, islice(needed, 3))
         keyids = [doc.get("originalInstanceKeyid", "") for doc in docs]
         groups = _groups(index, docs, zip(keyids, *needed, strict=True))
-        originals = _numbers([doc.get("originalId", "0") for doc in docs]) if any(keyids) else [0] * len(ids)
+        originals = _numbers([doc.get("originalId", "0") for doc in docs])
         snapshots = [doc.get("snapshotId", "") for doc in docs]
         "".join(snapshots)  # raises for what is not a string
         statuses = [STATUSES[doc.get("status", "STATUS_UNKNOWN")] for doc in docs]
