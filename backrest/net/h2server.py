@@ -20,11 +20,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import trio
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -37,10 +34,10 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
+from h2.settings import SettingCodes
 
-from backrest.net import h2guard
 from backrest.net.h2guard import FloodError, FrameGuard
+from backrest.net.h2settings import ServerSettings, open_h2
 from backrest.net.h2stream import H2Stream, Message, Scope, build_scope
 
 log = logging.getLogger("backrest.net")
@@ -64,30 +61,6 @@ OUT_LIMIT = 64 * 1024
 LINGER_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The bounds of a connection. Seconds and bytes."""
-
-    # From TCP accept to a stream opened: a connection that asks for nothing holds a file descriptor.
-    first_stream_s: float = 10.0
-    # After the last stream ended. Longer than Caddy's pool pauses between two uses.
-    idle_s: float = 75.0
-    # A peer that takes nothing of what waits for it: then the stream, or the connection, is given up.
-    stall_s: float = 600.0
-    # A proxy shares two connections among all its clients; DESIGN.md wants a thousand of them.
-    max_streams: int = 2_000
-    stream_window: int = 1024 * 1024
-    connection_window: int = 4 * 1024 * 1024
-    # As advertised and as enforced by the HPACK decoder (a small block can unpack to a large list).
-    max_header_list: int = 16 * 1024
-
-
-class _Connection(H2Connection):
-    # h2 remembers how this many streams ended. Its 65,536 take 6 MB of a hostile connection; it is enough to
-    # cover the frames that were under way when we reset a stream.
-    MAX_CLOSED_STREAMS = 4_096
-
-
 class H2Protocol:
     """Serves one HTTP/2 connection. ``run`` returns when it is over and its applications are done."""
 
@@ -107,7 +80,7 @@ class H2Protocol:
         self._settings = settings
         self._scheme, self._client, self._server = scheme, client, server
         self._extra_headers = extra_headers
-        self._h2 = _open_h2(settings)
+        self._h2 = open_h2(settings)
         self._streams: dict[int, H2Stream] = {}  # those whose response has not ended
         self._ready: dict[int, H2Stream] = {}  # an ordered set: those with bytes to send, next one first
         self._guard = FrameGuard(self._streams, trio.current_time())
@@ -404,27 +377,6 @@ class H2Protocol:
         self._out.clear()
         self._out_lot.unpark_all()
         return data
-
-
-def _open_h2(settings: ServerSettings) -> H2Connection:
-    connection = _Connection(
-        H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
-    )
-    connection.local_settings = Settings(
-        client=False,
-        initial_values={
-            SettingCodes.INITIAL_WINDOW_SIZE: settings.stream_window,
-            SettingCodes.MAX_CONCURRENT_STREAMS: settings.max_streams,
-            SettingCodes.MAX_FRAME_SIZE: h2guard.MAX_FRAME,
-            SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_list,
-        },
-    )
-    # These two are otherwise raised or lowered only when the peer acknowledges the settings.
-    connection.max_inbound_frame_size = h2guard.MAX_FRAME
-    connection.decoder.max_header_list_size = settings.max_header_list
-    connection.initiate_connection()
-    connection.increment_flow_control_window(settings.connection_window - 65_535)
-    return connection
 
 
 def log_failure(what: str, error: BaseException) -> None:

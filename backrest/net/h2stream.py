@@ -26,8 +26,8 @@ HIGH_WATER = 64 * 1024
 JOIN_BELOW = 4 * 1024
 JOIN_LIMIT = 16 * 1024
 
-# An application that sends in a loop must not keep the others from running, and a write for each message of a
-# hundred bytes would cost eight times the message: so every so many sends, and always when the stream is gone.
+# An application that sends in a loop must not keep the others from running, and a write for each message of
+# 100 bytes would cost eight times the message: so every so many sends, and always when the stream is gone.
 YIELD_EVERY = 16
 
 _TOKEN = re.compile(

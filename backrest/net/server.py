@@ -27,7 +27,8 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from backrest.errors import UserError
 from backrest.net.h1server import H1Connection
-from backrest.net.h2server import RECEIVE_SIZE, App, H2Protocol, ServerSettings, log, log_failure
+from backrest.net.h2server import RECEIVE_SIZE, App, H2Protocol, log, log_failure
+from backrest.net.h2settings import ServerSettings
 from backrest.net.sockets import BindError, open_listeners
 
 __all__ = ["App", "BindError", "ServerSettings", "TlsFiles", "check_hypercorn", "serve"]

@@ -1,0 +1,60 @@
+"""The bounds of a server's connection, and h2 set up to them.
+
+What h2 cannot be told (floods, header blocks, settings) is in h2guard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+
+from backrest.net import h2guard
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The bounds of a connection. Seconds and bytes."""
+
+    # From TCP accept to a stream opened: a connection that asks for nothing holds a file descriptor.
+    first_stream_s: float = 10.0
+    # After the last stream ended. Longer than Caddy's pool pauses between two uses.
+    idle_s: float = 75.0
+    # A peer that takes nothing of what waits for it: then the stream, or the connection, is given up.
+    stall_s: float = 600.0
+    # A proxy shares two connections among all its clients; DESIGN.md wants a thousand of them.
+    max_streams: int = 2_000
+    stream_window: int = 1024 * 1024
+    connection_window: int = 4 * 1024 * 1024
+    # As advertised and as enforced by the HPACK decoder (a small block can unpack to a large list).
+    max_header_list: int = 16 * 1024
+
+
+class _Connection(H2Connection):
+    # h2 remembers how this many streams ended. Its 65,536 take 6 MB of a hostile connection; it is enough to
+    # cover the frames that were under way when we reset a stream.
+    MAX_CLOSED_STREAMS = 4_096
+
+
+def open_h2(settings: ServerSettings) -> H2Connection:
+    """A server's connection whose SETTINGS and window are ready to be sent."""
+    connection = _Connection(
+        H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
+    )
+    connection.local_settings = Settings(
+        client=False,
+        initial_values={
+            SettingCodes.INITIAL_WINDOW_SIZE: settings.stream_window,
+            SettingCodes.MAX_CONCURRENT_STREAMS: settings.max_streams,
+            SettingCodes.MAX_FRAME_SIZE: h2guard.MAX_FRAME,
+            SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_list,
+        },
+    )
+    # These two are otherwise raised or lowered only when the peer acknowledges the settings.
+    connection.max_inbound_frame_size = h2guard.MAX_FRAME
+    connection.decoder.max_header_list_size = settings.max_header_list
+    connection.initiate_connection()
+    connection.increment_flow_control_window(settings.connection_window - 65_535)
+    return connection
