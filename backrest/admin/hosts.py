@@ -7,7 +7,7 @@ anything is written.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from backrest import wire
@@ -17,9 +17,6 @@ from backrest.admin.peers import Peer, find, formatted, grants
 from backrest.admin.registry import Emit
 from backrest.crypto.tokens import PairingToken
 from backrest.errors import ConflictError, UserError
-
-if TYPE_CHECKING:
-    from backrest.store.peers import PeerRecord
 
 # What a client needs to grant for the two common set-ups; the reference's page enters the same.
 DEFAULT_GRANTS = ("read-operations=*", "receive-shared-repos=*")
@@ -84,7 +81,9 @@ async def add(
     parsed, address = read_token(token), check_url(url)
     entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions)
     await emit({"entered": {"instanceId": entry.instance_id, "instanceUrl": address, "known": known}})
-    if wait and context.daemon is not None:
+    if not entry.initial_pairing_secret:
+        connected, message = True, "it was connected already: the token was not needed"
+    elif wait and context.daemon is not None:
         connected, message = await _watch(context, emit, entry.keyid)
     elif wait:
         connected, message = await _dial(context, entry, ca_file)
@@ -106,7 +105,6 @@ def _enter(
 ) -> tuple[Peer, bool]:
     """The entry as it now stands in the configuration, and whether the hub was known before."""
     granted = None if permissions is None else grants(permissions)
-    result: list[Peer] = []
     known = False
 
     def enter(config: wire.config.Config) -> None:
@@ -135,10 +133,11 @@ def _enter(
         elif granted is not None:
             del entry.permissions[:]
             entry.permissions.extend(granted)
+        if known and _lives(context, entry, url):
+            return  # a secret would stay in the file until the next session, and in nobody's use
         entry.instance_id = token.instance_id
         entry.instance_url = url
         entry.initial_pairing_secret = token.secret
-        result.append(entry)
 
     config = context.config.transform(enter)
     entry = find(config.multihost.known_hosts, token.keyid, "hub")
@@ -174,7 +173,7 @@ async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
             now = trio.current_time()
             if record is not None and record.message:
                 message = record.message
-                if _refused(record):
+                if record.state in _REFUSED:
                     refused_since = now if refused_since is None else refused_since
             if refused_since is not None and now - refused_since >= REFUSAL_LASTS_S:
                 return False, message
@@ -186,8 +185,12 @@ async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
             await changes.wait(at_least_every_s=LOOK_EVERY_S)
 
 
-def _refused(record: PeerRecord) -> bool:
-    return record.state in _REFUSED
+def _lives(context: Context, entry: Peer, url: str) -> bool:
+    """Connected, paired, at that very address."""
+    if context.daemon is None or entry.initial_pairing_secret or entry.instance_url != url:
+        return False
+    record = context.peers.get(entry.keyid)
+    return record is not None and record.state == wire.sync.CONNECTION_STATE_CONNECTED
 
 
 def _secret_pending(context: Context, keyid: str) -> bool | None:

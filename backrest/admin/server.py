@@ -62,13 +62,17 @@ async def _report(context: Context, method: Method, stream: ConnectStream) -> No
 
         async def emit(event: dict[str, Any]) -> None:
             async with sending:
-                await stream.send(framing.encode(0, orjson.dumps(event)))
+                try:
+                    await stream.send(framing.encode(0, orjson.dumps(event)))
+                except OSError:  # ``gone`` is set: the use case is about to be cancelled
+                    await trio.sleep_forever()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_leave_with, stream, nursery.cancel_scope)
             result = await function(context, emit, **given)
             await emit({"result": result})
             nursery.cancel_scope.cancel()
+    if not stream.gone.is_set():
         await stream.send(framing.end_of_stream(None))
 
 

@@ -90,7 +90,7 @@ def add(
             "it goes."
         )
     elif not failed:
-        output.say(f"Paired with the hub {name!r}.")
+        output.say(f"Paired with the hub {name!r}{': ' + result['message'] if result['message'] else ''}.")
         if not result["daemonRuns"]:
             output.say("No daemon runs here: start `backrest serve` to stay connected.")
     if failed:
