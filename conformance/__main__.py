@@ -1,0 +1,242 @@
+"""``python -m conformance``: the command line. Exit code 0: as it should be, 1: not, 2: it could not run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import trio
+
+from backrest.crypto.tokens import PairingToken
+from conformance import fixtures, report, selftest
+from conformance.cases import load
+from conformance.h2raw import open_transport
+from conformance.hublab import MAIN, HubLab
+from conformance.model import CASES, Case, Failed, Role, select
+from conformance.runner import Judge, Result, run_client, run_hub
+from conformance.seats import ClientLab, Seat, listening
+
+HUB_HELP = """\
+The suite plays clients against the hub at URL. The hub must have a pairing token of unlimited uses and life with the
+permissions read-operations=* and receive-shared-repos=*; that is --token. `python -m conformance setup hub` prints
+what else makes every case run: more tokens (--extra-token NAME=TOKEN) and, with --fixture, repos and plans.
+
+Each run leaves some two hundred clients at the hub. It also fails ten pairings: within a minute after a run the hub
+refuses to pair anybody from this address.
+"""
+
+CLIENT_HELP = """\
+The suite plays the hub: one for each case, on as many ports from ADDR's on (port 0: any ports), each with a token of its
+own, since a client that was refused waits before it comes back. --setup DIR writes them down as known hosts in the
+configuration's JSON (known-hosts.json, with the permissions that each must be granted) and as commands
+(host-commands.sh), with the repos, plans and operations that --fixture promises. Enter all, start the client, wait.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    load()
+    if options.role == "setup":
+        print(fixtures.hub_setup())
+        return 0
+    role = Role(options.role) if options.role else None
+    cases = select(
+        role, only=tuple(options.only), reference=options.profile == "reference", slow=not options.fast
+    )
+    if options.list or role is None:
+        print(report.listing(cases))
+        return 0
+    try:
+        results = _run(options, role, cases)
+    except BaseExceptionGroup as group:
+        expected, other = group.split((Failed, ValueError, RuntimeError, OSError))
+        if expected is None or other is not None:
+            raise
+        return _cannot(_first(expected))
+    except (Failed, ValueError, RuntimeError, OSError) as error:
+        return _cannot(error)
+    if options.json:
+        print(report.as_json(results))
+    if options.junit:
+        report.write_junit(Path(options.junit), results)
+    print(report.summary(results), file=sys.stderr)
+    return 0 if all(result.good for result in results) else 1
+
+
+def _run(options: argparse.Namespace, role: Role, cases: list[Case]) -> list[Result]:
+    known = _known_failures(options.known_failures)
+    selftest.check()
+    if not cases:
+        raise ValueError("no case is selected")
+    judge = Judge(known, report.line)
+    trio.run(_hub if role is Role.HUB else _client, options, cases, judge)
+    return judge.results
+
+
+def _cannot(error: BaseException) -> int:
+    print(f"conformance: {error}", file=sys.stderr)
+    return 2
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _hub(options: argparse.Namespace, cases: list[Case], judge: Judge) -> None:
+    tokens = {MAIN: PairingToken.parse(options.token)}
+    for text in options.extra_token:
+        name, mark, token = text.partition("=")
+        if not mark or name not in fixtures.HUB_TOKENS:
+            raise ValueError(f"--extra-token is NAME=TOKEN, NAME one of {', '.join(fixtures.HUB_TOKENS)}")
+        tokens[name] = PairingToken.parse(token)
+    lab = HubLab(
+        options.url.rstrip("/"),
+        tokens,
+        ca_file=options.ca_file,
+        seconds=options.patience,
+        reference=options.profile == "reference",
+        heartbeat=options.heartbeat,
+    )
+    await trio.aclose_forcefully(await open_transport(lab.url, lab.ca_file))  # OSError: nobody is there
+    await run_hub(cases, lab, judge, through_proxy=options.proxy, fixture=options.fixture)
+
+
+async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) -> None:
+    host, _, port = options.listen.rpartition(":")
+    reference = options.profile == "reference"
+    lab = ClientLab(
+        seconds=options.patience,
+        redial=options.redial or (600.0 if reference else 45.0),
+        reference=reference,
+        fixture=options.fixture,
+        change=options.change_command,
+        heartbeat=options.heartbeat,
+    )
+    seats = [Seat(lab, case, number) for number, case in enumerate(cases, start=1)]
+    partners: list[Seat] = []
+    for seat in seats:
+        if "pair" in seat.case.needs:
+            seat.partner = Seat(lab, seat.case, len(seats) + len(partners) + 1)
+            partners.append(seat.partner)
+    everyone = [*seats, *partners]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(listening(everyone, host.strip("[]"), int(port)))
+        if options.public_url:
+            for number, seat in enumerate(everyone):
+                seat.public_url = _shifted(options.public_url, number)
+        if options.setup:
+            fixtures.write_client_setup(Path(options.setup), everyone)
+        else:
+            print("Enter these hubs at the client, then start it:", file=sys.stderr)
+            for command in fixtures.host_commands(everyone):
+                print(f"  {command}", file=sys.stderr)
+        print(f"waiting for the client ({len(everyone)} hubs)", file=sys.stderr, flush=True)
+        await run_client(seats, lab, judge, first_s=options.wait)
+
+
+def _shifted(url: str, number: int) -> str:
+    front, _, port = url.rpartition(":")
+    return f"{front}:{int(port) + number}"
+
+
+def _known_failures(path: str | None) -> dict[str, str]:
+    """Lines of an id and a reason; # begins a comment. The listed cases must fail."""
+    known: dict[str, str] = {}
+    if path is None:
+        return known
+    for number, text in enumerate(Path(path).read_text().splitlines(), start=1):
+        id, _, reason = text.strip().partition(" ")
+        if not id or id.startswith("#"):
+            continue
+        if id not in CASES:
+            raise ValueError(f"{path}:{number}: there is no case {id!r}")
+        if not reason.strip():
+            raise ValueError(f"{path}:{number}: a known failure needs a reason")
+        known[id] = reason.strip()
+    return known
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--list", action="store_true", help="list the cases, run none")
+    common.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="cases like kem/* or http/3"
+    )
+    common.add_argument(
+        "--fast", action="store_true", help="leave out cases that wait for a deadline (10 s to a minute)"
+    )
+    common.add_argument(
+        "--profile",
+        choices=("full", "reference"),
+        default="full",
+        help="reference: leave out what only Backrest in Python promises",
+    )
+    common.add_argument("--json", action="store_true", help="results as one JSON document on stdout")
+    common.add_argument("--junit", metavar="FILE", help="results as JUnit XML")
+    common.add_argument(
+        "--known-failures", metavar="FILE", help="lines of an id and a reason; these must fail"
+    )
+    common.add_argument(
+        "--patience", type=float, default=10.0, metavar="S", help="wait this long for an answer (10)"
+    )
+    common.add_argument(
+        "--heartbeat", type=float, metavar="S", help="the heartbeat interval that was configured, in seconds"
+    )
+    common.add_argument(
+        "--fixture", action="store_true", help="the program has the repos and plans of the set-up"
+    )
+
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance",
+        description="Conformance of a hub or a client to the sync protocol.",
+        parents=[common],
+    )
+    roles = parser.add_subparsers(dest="role", metavar="hub | client | setup")
+    form = argparse.RawDescriptionHelpFormatter
+    hub = roles.add_parser(
+        "hub", parents=[common], formatter_class=form, description=HUB_HELP, help="test a hub"
+    )
+    hub.add_argument(
+        "url", nargs="?", default="", metavar="URL", help="http://host:port or https://host:port"
+    )
+    hub.add_argument("--token", default="", metavar="T", help="the pairing token")
+    hub.add_argument("--extra-token", action="append", default=[], metavar="NAME=T", help="see `setup hub`")
+    hub.add_argument("--ca-file", metavar="FILE", help="certificates (PEM) to check an https:// hub against")
+    hub.add_argument(
+        "--proxy", action="store_true", help="the URL is a proxy's: leave out what it answers itself"
+    )
+    client = roles.add_parser(
+        "client", parents=[common], formatter_class=form, description=CLIENT_HELP, help="test a client"
+    )
+    client.add_argument("--listen", default="127.0.0.1:0", metavar="ADDR", help="host:port of the first hub")
+    client.add_argument(
+        "--public-url",
+        metavar="URL",
+        help="how the client reaches the first hub, with a port; the others are above it",
+    )
+    client.add_argument("--setup", metavar="DIR", help="write files for the client's set-up there")
+    client.add_argument(
+        "--change-command", metavar="CMD", help="makes the client create one operation of plan conf-a1"
+    )
+    client.add_argument(
+        "--wait", type=float, default=600.0, metavar="S", help="wait this long for the client's first stream"
+    )
+    client.add_argument(
+        "--redial",
+        type=float,
+        metavar="S",
+        help="the client may take this long to come back (45; reference 600)",
+    )
+    roles.add_parser("setup", help="print what a hub should be set up with").add_argument(
+        "what", choices=["hub"]
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What the program under test should be set up with, and the files and commands that do it for this program.
+
+Other implementations need the same content by their own means; the configuration's JSON is the reference's format.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from conformance.seats import (
+    FIXTURE_PASSWORD,
+    FIXTURE_PLANS,
+    FIXTURE_REPOS,
+    OPERATIONS_PER_PLAN,
+    Seat,
+    fixture_guid,
+)
+
+HUB_TOKENS = {
+    "main": ("0", "forever", ("read-operations=*", "receive-shared-repos=*")),
+    "once": ("1", "forever", ("read-operations=*",)),
+    "used": ("1", "forever", ("read-operations=*",)),
+    "expired": ("0", "1s", ("read-operations=*",)),
+    "scoped": ("0", "forever", ("read-operations=repo:conf-in,!plan:conf-out",)),
+    "bare": ("0", "forever", ("receive-shared-repos=*",)),
+    "view": ("0", "forever", ("read-operations=*", "read-config=repo:conf-a,!plan:conf-a2")),
+    "write": ("0", "forever", ("read-operations=*", "read-write-config=*", "receive-shared-repos=*")),
+    "part": ("0", "forever", ("read-operations=*", "read-write-config=repo:conf-a", "read-config=*")),
+    "unshared": ("0", "forever", ("read-operations=*", "receive-shared-repos=!repo:conf-a")),
+}
+"""Name: uses, life, permissions."""
+
+
+def repos_and_plans(*, shared: bool) -> dict[str, Any]:
+    """Two repos (conf-a is shared at a hub) and three plans that never run by themselves."""
+    return {
+        "repos": [
+            {
+                "id": repo,
+                "uri": f"/nonexistent/{repo}",
+                "guid": fixture_guid(repo),
+                "password": FIXTURE_PASSWORD,
+                "env": ["AWS_SECRET_ACCESS_KEY=" + FIXTURE_PASSWORD],
+                **({"shared": True} if shared and repo == "conf-a" else {}),
+            }
+            for repo in FIXTURE_REPOS
+        ],
+        "plans": [
+            {"id": plan, "repo": repo, "paths": ["/nonexistent"], "schedule": {"disabled": True}}
+            for plan, repo in FIXTURE_PLANS.items()
+        ],
+    }
+
+
+def operations() -> Iterator[str]:
+    """JSON lines for ``backrest ops import``; id, modno and instance are the importer's to give."""
+    flow = 0
+    for plan, repo in FIXTURE_PLANS.items():
+        for _ in range(OPERATIONS_PER_PLAN):
+            flow += 1
+            yield json.dumps(one_operation(plan, repo, flow))
+
+
+def one_operation(plan: str, repo: str, number: int) -> dict[str, Any]:
+    return {
+        "flowId": str(number),
+        "repoId": repo,
+        "repoGuid": fixture_guid(repo),
+        "planId": plan,
+        "snapshotId": f"{number:064x}",
+        "status": "STATUS_SUCCESS",
+        "unixTimeStartMs": str(1_795_000_000_000 + number * 1000),
+        "unixTimeEndMs": str(1_795_000_000_500 + number * 1000),
+        "operationBackup": {},
+    }
+
+
+def known_hosts(seats: Sequence[Seat]) -> list[dict[str, Any]]:
+    """The seats as known hosts in the configuration's JSON."""
+    return [
+        {
+            "instanceId": seat.instance_id,
+            "keyId": seat.identity.keyid,
+            "instanceUrl": seat.url,
+            "initialPairingSecret": seat.secret,
+            "permissions": [_permission(grant) for grant in seat.case.grants],
+        }
+        for seat in seats
+    ]
+
+
+def _permission(grant: str) -> dict[str, Any]:
+    name, _, scopes = grant.partition("=")
+    return {
+        "type": "PERMISSION_" + name.replace("-", "_").upper(),
+        "scopes": scopes.split(",") if scopes else [],
+    }
+
+
+def host_commands(seats: Sequence[Seat]) -> Iterator[str]:
+    """The seats as commands of this program."""
+    for seat in seats:
+        grants = "".join(f" --grant {shlex.quote(grant)}" for grant in seat.case.grants)
+        yield f"backrest host add {shlex.quote(seat.token)} --url {seat.url}{grants} --no-wait"
+
+
+def write_client_setup(directory: Path, seats: Sequence[Seat]) -> None:
+    """known-hosts.json, repos-and-plans.json, operations.jsonl, host-commands.sh."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "known-hosts.json").write_text(json.dumps(known_hosts(seats), indent=1))
+    (directory / "repos-and-plans.json").write_text(json.dumps(repos_and_plans(shared=False), indent=1))
+    (directory / "operations.jsonl").write_text("".join(f"{line}\n" for line in operations()))
+    extra = json.dumps(one_operation("conf-a1", "conf-a", 1000))
+    (directory / "one-more.jsonl").write_text(extra + "\n")
+    (directory / "host-commands.sh").write_text("".join(f"{line}\n" for line in host_commands(seats)))
+
+
+def hub_setup() -> str:
+    """What a hub needs, as text with the commands of this program."""
+    lines = ["# The hub's configuration needs these repos and plans (or leave out --fixture):"]
+    lines += [json.dumps(repos_and_plans(shared=True)), "# and these tokens (all but main are optional):"]
+    for name, (uses, life, permissions) in HUB_TOKENS.items():
+        options = " ".join(f"--permission {shlex.quote(p)}" for p in permissions)
+        lines.append(f"backrest token create --label conf-{name} --ttl {life} --max-uses {uses} {options}")
+    lines.append(
+        "# python -m conformance hub URL --token MAIN --extra-token once=... --extra-token scoped=... --fixture"
+    )
+    return "\n".join(lines)
