@@ -126,6 +126,15 @@ def test_unknown_keys_survive_at_every_level(tmp_path: Path) -> None:
     assert (after["plans"], after["sync"], after["auth"]) == (before["plans"], before["sync"], before["auth"])
 
 
+def test_unknown_keys_of_equal_objects_are_not_mixed_up(tmp_path: Path) -> None:
+    hook = {"conditions": ["CONDITION_ANY_ERROR"], "actionCommand": {"command": "x"}}
+    hooks = [hook | {"note": 1}, hook | {"note": 2}, hook]
+    repo = {"id": "a", "uri": "u", "guid": "a" * 64, "hooks": hooks}
+    path = put(tmp_path / "c.json", repos=[repo])
+    ConfigStore.open(path).transform(rename_to("you"))
+    assert stored(path)["repos"][0]["hooks"] == hooks
+
+
 def test_unknown_keys_go_with_their_object(tmp_path: Path) -> None:
     path = put(tmp_path / "c.json", repos=[{"id": "a", "uri": "u", "guid": "a" * 64, "colour": "red"}])
     store = ConfigStore.open(path)

@@ -131,6 +131,20 @@ def test_nightly_task_runs_once_when_the_clocks_go_back() -> None:
     ]
 
 
+class TurnedBackOverMidnight(SummerTime):
+    """At half past twelve it is half past eleven of the day before again (St. John's did nearly so)."""
+
+    END = datetime(2026, 10, 25, 0, 30)
+
+
+def test_clocks_that_go_back_to_the_day_before_hide_nothing() -> None:
+    assert following("0,45 * * * *", "2026-10-25T00:10", TurnedBackOverMidnight(), 3) == [
+        "2026-10-24T23:45+01:00",
+        "2026-10-25T00:00+01:00",
+        "2026-10-25T00:45+01:00",
+    ]
+
+
 def test_hourly_task_runs_each_hour_when_the_clocks_change() -> None:
     autumn = following("0 * * * *", "2026-10-25T01:30", SummerTime(), 3)
     assert autumn == ["2026-10-25T02:00+02:00", "2026-10-25T02:00+01:00", "2026-10-25T03:00+01:00"]

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 Json = dict[str, Any]
+# protobuf's own stubs name two classes for each of these, and None where there always is one.
+Descriptor = Any
+EnumDescriptor = Any
+FieldDescriptor = Any
 
 # By what an object in a list is found again: message type to JSON name.
 _NAMES = {"Repo": "id", "Plan": "id", "Peer": "keyId", "PairingToken": "secret", "User": "name"}
