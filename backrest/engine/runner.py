@@ -68,7 +68,7 @@ class Engine:
         found = recover(self._oplog)
         self.bench.interrupted |= found.guids
         if found.interrupted:
-            logger.warning("operations that were interrupted when the program last ended: %d", found.interrupted)
+            logger.warning("operations interrupted when the program last ended: %d", found.interrupted)
         tasklog.expire(self._paths.tasklogs)
         return found
 
