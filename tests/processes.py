@@ -29,14 +29,16 @@ class Daemon:
         self.process = process
         self.log: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.url = ""
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.append(line)
-            self._lines.put(line)
+        with self.process.stderr as log:
+            for line in log:
+                self.log.append(line)
+                self._lines.put(line)
         self._lines.put(None)
 
     def until_logged(self, pattern: str) -> re.Match[str]:
@@ -49,11 +51,16 @@ class Daemon:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait()
+        self._reader.join()
+        return code
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait()
+        return self.wait()
 
 
 class Machine:
@@ -101,7 +108,8 @@ class Machine:
                 try:
                     daemon.process.wait(10)
                 except subprocess.TimeoutExpired:
-                    daemon.kill()
+                    daemon.process.kill()
+            daemon.wait()
             sys.stderr.write(f"--- log of {self.name}\n{''.join(daemon.log)}")
 
     def start(self, *args: str, bind: str = "127.0.0.1:0") -> Daemon:
@@ -122,7 +130,8 @@ class Machine:
 
     def until_operations(self, good: Callable[[list[dict[str, Any]]], bool], *args: str) -> list[dict[str, Any]]:
         """Wait until the history is as expected, looking again whenever ``ops tail`` has something to say."""
-        with self._following("ops", "tail") as lines:
+        with self._following("ops", "tail", "-n", "0") as lines:
+            next(lines)  # a keepAlive: it follows from here on, so what is looked at below is not older
             while not good(found := self.operations(*args)):
                 next(lines)
         return found

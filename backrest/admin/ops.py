@@ -131,6 +131,7 @@ async def tail(
 
     unsubscribe = context.oplog.subscribe(on_change)  # before the list: nothing slips between
     try:
+        await emit({"keepAlive": {}})  # from here on nothing is missed: whoever compares can begin
         await list_operations(
             context, _as_created(emit), peer, repo_id, plan_id, limit=last
         ) if last else None

@@ -109,10 +109,14 @@ class KnownHost:
             outcome = await self.attempt()
             if outcome.lived >= GOOD_SESSION_S:
                 failures = 0
+            if outcome.at_once and outcome.lived:
+                wait = 0.0  # a proxy that was reloaded is not a failure of the hub, and does not lengthen the backoff
+                self._show(outcome, wait)
+                continue
             failures += 1
             if outcome.lived:
                 refusals = 0
-            if outcome.at_once and (outcome.lived or failures == 1):
+            if outcome.at_once and failures == 1:
                 wait = 0.0
             elif outcome.refused and self._secret() and refusals < PAIRING_RETRIES:
                 refusals += 1
