@@ -52,6 +52,9 @@ App = Callable[
 RECEIVE_SIZE = 64 * 1024  # one read of the socket
 WRITE_SIZE = 128 * 1024  # one write: two streams' HIGH_WATER, and a system call is not the cost any more
 
+# A peer may allow frames of 16 MiB; the other streams of the connection should not wait for one.
+FRAME_SIZE = 64 * 1024
+
 # Frames of the protocol that wait for a peer which does not read (answers to its PINGs, resets, credit).
 # Longer than that, we do not read from it either.
 OUT_LIMIT = 64 * 1024
@@ -175,7 +178,8 @@ class H2Protocol:
                 self._resume(stream_id)
             case RemoteSettingsChanged(changed_settings=changed):
                 if SettingCodes.INITIAL_WINDOW_SIZE in changed:
-                    self._resume(0)
+                    self._ready.update((key, value) for key, value in self._streams.items() if value.pending)
+                    self._writer_lot.unpark_all()
             case ConnectionTerminated():
                 # A peer that says GOAWAY opens no more streams, and h2 lets us send nothing more.
                 self._close("", None)
@@ -227,7 +231,11 @@ class H2Protocol:
             return
         if not stream.started:
             status = 503 if stream.working.cancel_called else 500
-            self.start_response(stream, status, [(b"content-length", b"0")])
+            try:
+                self.start_response(stream, status, [(b"content-length", b"0")])
+            except ProtocolError:  # the handler's own headers were not allowed, and h2 counts them as sent
+                self.break_off(stream, "the handler's headers cannot be sent", ErrorCodes.INTERNAL_ERROR)
+                return
             stream.started = stream.ending = True
             self.wants_to_send(stream)
         elif not stream.ending or stream.pending:
@@ -284,13 +292,10 @@ class H2Protocol:
         self._maybe_close()
 
     def _resume(self, stream_id: int) -> None:
-        """A window opened: of one stream, or (0) of all."""
-        if stream_id:
-            stream = self._streams.get(stream_id)
-            if stream is not None and stream.pending:
-                self._ready[stream_id] = stream
-        else:
-            self._ready.update((key, value) for key, value in self._streams.items() if value.pending)
+        """A window opened: of a stream, or (0) of the connection, for which streams wait in ``_ready``."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.pending:
+            self._ready[stream_id] = stream
         self._writer_lot.unpark_all()
 
     # The end of the connection.
@@ -360,7 +365,8 @@ class H2Protocol:
         while self._ready and len(self._out) < WRITE_SIZE and self._h2.outbound_flow_control_window > 0:
             stream_id, stream = next(iter(self._ready.items()))
             del self._ready[stream_id]
-            limit = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+            window = self._h2.local_flow_control_window(stream_id)
+            limit = min(window, self._h2.max_outbound_frame_size, FRAME_SIZE)
             if limit <= 0:
                 continue  # until its window opens: see _resume
             data = stream.take(limit)
