@@ -132,9 +132,8 @@ async def tail(
     unsubscribe = context.oplog.subscribe(on_change)  # before the list: nothing slips between
     try:
         await emit({"keepAlive": {}})  # from here on nothing is missed: whoever compares can begin
-        await list_operations(
-            context, _as_created(emit), peer, repo_id, plan_id, limit=last
-        ) if last else None
+        if last:
+            await list_operations(context, _as_created(emit), peer, repo_id, plan_id, limit=last)
         async for change in changes:
             if overflow:
                 raise BackrestError("more happened than could be shown: start again")

@@ -1,0 +1,155 @@
+"""Nothing that a peer wrote reaches the terminal as anything but text."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backrest.cli import logs, output, states
+from backrest.cli.ops import kind, row
+
+HOSTILE = [
+    "\x1b[2J\x1b[H",  # clears the screen
+    "\x1b]0;title\x07",  # sets the window's title
+    "\x9b31m",  # CSI as one character of C1
+    "a\rb",  # overwrites the line
+    "a\nb",  # forges a line
+    "\u202egnp.exe",  # turns the text around
+    "\x7f\x08\x08\x08",
+    "\u2028",
+    "[red]markup[/red]",  # rich's own language
+    ":skull:",
+]
+
+
+def shown(text: str) -> bool:
+    return all(unicodedata.category(char) not in output._HARMFUL for char in text)
+
+
+@given(st.text())
+def test_a_harmless_text_holds_nothing_that_a_terminal_obeys(text: str) -> None:
+    assert shown(output.harmless(text))
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S", "Zs"])))
+def test_what_is_only_letters_is_left_as_it_is(text: str) -> None:
+    assert output.harmless(text) == text
+
+
+def test_a_long_cell_is_cut() -> None:
+    assert output.harmless("x" * 200, limit=200) == "x" * 200
+    assert output.harmless("x" * 201, limit=200) == "x" * 199 + "…"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_table_shows_hostile_text_as_text(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(("A", "B"), [(text, "end")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2, "no cell makes a second line"
+    assert shown(lines[1])
+    assert output.harmless(text).strip() in lines[1], "markup and emoji names are text, too"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_json_shows_hostile_text_as_escapes_and_means_the_same(text: str) -> None:
+    document = output.json_text({"message": text})
+    assert all(shown(line) for line in document.splitlines())
+    assert json.loads(document) == {"message": text}
+
+
+@given(st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"])), st.integers(0, 5)))
+def test_json_text_means_what_was_given(value: dict[str, int]) -> None:
+    assert json.loads(output.json_text(value)) == value
+
+
+def test_without_a_terminal_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(("STATE",), [("connected",), ("x" * 150,)])
+    assert capsys.readouterr().out == "STATE\nconnected\n" + "x" * 150 + "\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_an_operation_of_a_hostile_peer_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    operation = {"id": "1", "instanceId": text, "planId": text, "repoId": text, "displayMessage": text}
+    output.print_table(tuple("ABCDEFGHI"), [row(operation)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(shown(line) for line in lines)
+
+
+def test_each_kind_of_operation_has_its_words() -> None:
+    assert kind({"operationBackup": {}}) == "backup"
+    assert kind({"operationIndexSnapshot": {}}) == "index snapshot"
+    assert kind({}) == "?"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
+def test_a_log_record_is_one_line_whatever_it_says(formatter: logging.Formatter, text: str) -> None:
+    record = logging.makeLogRecord(
+        {"name": "backrest", "levelname": "INFO", "msg": "peer says %s", "args": (text,)}
+    )
+    line = formatter.format(record)
+    assert "\n" not in line
+    assert shown(line)
+
+
+def test_a_json_log_holds_what_extra_gave(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    logger = logging.Logger("backrest.test")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonFormatter())
+    logger.addHandler(handler)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logger.exception("failed", extra={"peer": "laptop"})
+    entry = json.loads(stream.getvalue())
+    assert entry["message"] == "failed"
+    assert entry["peer"] == "laptop"
+    assert entry["level"] == "error"
+    assert "ValueError: why" in entry["exception"]
+
+
+# --- status --check
+
+NOW_MS = 1_800_000_000_000
+
+
+def a_status(*peers: dict[str, Any], running: bool = True) -> dict[str, Any]:
+    return {"instance": {"keyId": "k"}, "daemon": {"running": running}, "peers": list(peers)}
+
+
+def a_peer(state: str, heard_ms: int = NOW_MS, **more: Any) -> dict[str, Any]:
+    return {
+        "peerInstanceId": "p",
+        "state": f"CONNECTION_STATE_{state}",
+        "lastHeartbeatMillis": str(heard_ms),
+    } | more
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (a_status(), states.OK),
+        (a_status(running=False), states.OK),
+        (a_status(a_peer("CONNECTED")), states.OK),
+        (a_status(a_peer("CONNECTED", warnings=["skipped"])), states.WARNING),
+        (a_status(a_peer("CONNECTED"), a_peer("RETRY_WAIT")), states.WARNING),
+        (a_status(a_peer("DISCONNECTED", NOW_MS - states.AWAY_MS)), states.WARNING),
+        (a_status(a_peer("DISCONNECTED", NOW_MS - states.AWAY_MS - 1)), states.CRITICAL),
+        (a_status(a_peer("ERROR_AUTH"), a_peer("CONNECTED")), states.CRITICAL),
+        (a_status(a_peer("CONNECTED"), running=False), states.CRITICAL),
+        ({"instance": {"keyId": ""}, "daemon": {"running": True}, "peers": []}, states.UNKNOWN),
+    ],
+)
+def test_the_verdict_for_nagios(status: dict[str, Any], code: int) -> None:
+    found, line = states.verdict(status, NOW_MS)
+    assert found == code
+    assert line.startswith(states.VERDICTS[code] + ":")
