@@ -27,9 +27,17 @@ HUB_TOKENS = {
     "expired": ("0", "1s", ("read-operations=*",)),
     "scoped": ("0", "forever", ("read-operations=repo:conf-in,!plan:conf-out",)),
     "bare": ("0", "forever", ("receive-shared-repos=*",)),
-    "view": ("0", "forever", ("read-operations=*", "read-config=repo:conf-a,!plan:conf-a2")),
+    "view": ("0", "forever", ("read-operations=*", "read-config=repo:conf-a,plan:conf-a1")),
     "write": ("0", "forever", ("read-operations=*", "read-write-config=*", "receive-shared-repos=*")),
-    "part": ("0", "forever", ("read-operations=*", "read-write-config=repo:conf-a", "read-config=*")),
+    "part": (
+        "0",
+        "forever",
+        (
+            "read-operations=*",
+            "read-write-config=repo:conf-a,plan:conf-good,plan:conf-b1,!repo:conf-b",
+            "read-config=*",
+        ),
+    ),
     "unshared": ("0", "forever", ("read-operations=*", "receive-shared-repos=!repo:conf-a")),
 }
 """Name: uses, life, permissions."""

@@ -292,12 +292,14 @@ async def connect(
 ) -> AsyncIterator[Connection]:
     """A client's connection for the length of the block."""
     transport = await open_transport(url, ca_file)
-    async with trio.open_nursery() as nursery:
-        connection = Connection(transport, client=True, window=window)
-        try:
+    connection = Connection(transport, client=True, window=window)
+    try:
+        async with trio.open_nursery() as nursery:
             await connection.start()
             nursery.start_soon(connection.run)
             yield connection
-        finally:
+            # Not in a finally: a scope that is cancelled while the case's exception passes could swallow it.
             nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
             await connection.close()

@@ -182,17 +182,17 @@ class Talk:
 
     async def expect(self, kind: str, *, skip: Iterable[str] = PUSHED) -> Any:
         """The submessage of the next item of ``kind``; anything else but ``skip`` fails."""
-        while True:
-            received = await self.next(kind)
-            if kind_of(received) == kind:
-                return getattr(received, kind)
-            if isinstance(received, End) or kind_of(received) not in skip:
-                raise Failed(f"instead of {kind} came {kind_of(received)}")
+        async with patience(self.seconds, kind):  # over all: heartbeats must not make it last for ever
+            while kind_of(received := await self.next(kind)) != kind:
+                if isinstance(received, End) or kind_of(received) not in skip:
+                    raise Failed(f"instead of {kind} came {kind_of(received)}")
+        return getattr(received, kind)
 
     async def until_end(self, what: str = "the end of the stream") -> End:
         """Read on, whatever comes, to the end."""
-        while not isinstance(received := await self.next(what), End):
-            pass
+        async with patience(self.seconds, what):
+            while not isinstance(received := await self.next(what), End):
+                pass
         return received
 
 
@@ -258,6 +258,9 @@ class AsClient(Talk):
 class AsHub(Talk):
     """The suite is the hub, on a stream that the client opened."""
 
+    asked = 0
+    """How many manifests were asked for; the first one comes by itself."""
+
     async def respond(self, **more: str) -> None:
         headers = [(":status", "200"), ("content-type", "application/connect+proto"), *more.items()]
         with suppress(Broken):
@@ -310,14 +313,16 @@ class AsHub(Talk):
         await self.send_bytes(envelope(json.dumps(body).encode(), END), end=True)
 
     async def fence(self) -> list[str]:
-        """Ask for the client's resources; return the kinds that came before the answer. All that was sent before
-        is dealt with when this returns."""
-        before: list[str] = []
-        await self.send("request_resources")
-        while True:
-            received = await self.next("the answer to request_resources")
-            if kind_of(received) == "receive_resources":
-                return before
-            if isinstance(received, End):
-                raise Failed(f"the session ended: {received}")
-            before.append(kind_of(received))
+        """Ask for a fresh manifest; return the kinds that came before the answer.
+
+        All that was sent before is dealt with when this returns. A manifest is what comes only when it is asked
+        for, but for the first: receive_config and receive_resources come with every change of a configuration.
+        """
+        seen = len(self.items)
+        self.asked += 1
+        await self.send("operation_manifest")
+        async with patience(self.seconds, "the answer to an empty operation_manifest"):
+            while self.items.count("operation_manifest") <= self.asked:
+                if isinstance(received := await self.next("an answer"), End):
+                    raise Failed(f"the session ended: {received}")
+        return self.items[seen:-1]

@@ -187,8 +187,8 @@ _refused(
     "config/13",
     "part",
     "a plan on a repo out of scope",
-    Set(plans=[_plan("conf-new", "conf-b")]),
-    _no_plan("conf-new"),
+    Set(plans=[_plan("conf-good", "conf-b")]),
+    _no_plan("conf-good"),
 )
 _refused(
     "config/14", "part", "moving a plan of a repo out of scope", Set(plans=[_plan("conf-b1", "conf-a")]),

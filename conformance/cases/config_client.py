@@ -27,7 +27,7 @@ WRITE = "read-write-config=*"
 
 
 @client("config/40", "READ_CONFIG shows the client's repos and plans in its scopes and no others", "7", needs=("fixture",),
-        grants=("read-config=repo:conf-a,!plan:conf-a2",))  # fmt: skip
+        grants=("read-config=repo:conf-a,plan:conf-a1",))  # fmt: skip
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
         config = await _config(talk)
@@ -244,11 +244,11 @@ _skipped("config/63", "deleting a repo without READ_WRITE_CONFIG is skipped",
          lambda seat: Set(repos_to_delete=["conf-b"]), _intact("conf-b"), grants=(VIEW, SHARED), fixture=True)  # fmt: skip
 _skipped("config/64", "a plan on a repo out of the scope of READ_WRITE_CONFIG is skipped",
          lambda seat: Set(plans=[_plan("conf-x8", "conf-b")]), _no_plan("conf-x8"),
-         grants=("read-write-config=repo:conf-a", VIEW), fixture=True)  # fmt: skip
+         grants=("read-write-config=repo:conf-a,plan:conf-x8,!repo:conf-b", VIEW), fixture=True)  # fmt: skip
 _skipped("config/65", "a hub limited to one repo cannot move another repo's plan into it",
          lambda seat: Set(plans=[_plan("conf-b1", "conf-a")]),
          lambda config: any(plan.id == "conf-b1" and plan.repo == "conf-b" for plan in config.plans),
-         grants=("read-write-config=repo:conf-a", VIEW), fixture=True)  # fmt: skip
+         grants=("read-write-config=repo:conf-a,plan:conf-b1,!repo:conf-b", VIEW), fixture=True)  # fmt: skip
 _skipped("config/66", "a hub limited to one repo cannot overwrite another one by its guid",
          lambda seat: Set(repos=[_repo("x", id="conf-a", guid=fixture_guid("conf-b"), uri="/evil")]), _intact("conf-b"),
          grants=("read-write-config=repo:conf-a", VIEW), fixture=True)  # fmt: skip

@@ -46,7 +46,8 @@ def _stores(case_id: str, what: str, **changes: object) -> None:
         fields = {"id": 1, "modno": 1} | changes
         async with lab.session(member) as talk:
             await talk.send("receive_operations", created(operation(member, **fields)))  # type: ignore[arg-type]
-        held = {int(str(fields["id"])): int(str(fields["modno"]))}
+            held = {int(str(fields["id"])): int(str(fields["modno"]))}
+            await _held(lab, talk, held, [], "in the same session")
         check(await lab.asks(member, held) == [], "it is not held")
 
     case(case_id, Role.HUB, f"{what} is stored", "6", run)
@@ -128,6 +129,7 @@ async def _(lab: HubLab) -> None:
     member = await lab.member()
     async with lab.session(member) as talk:
         await talk.send("receive_operations", created(*(operation(member, n) for n in (1, 2, 3))))
+        await _held(lab, talk, {1: 1, 2: 1, 3: 1}, [], "after the create")
     check(await lab.asks(member, {1: 1, 3: 1}) == [], "asked for what is held")
     asked = await lab.asks(member, {1: 1, 2: 1, 3: 1})
     check(asked == [2], f"asked for {asked}: the manifest without 2 did not delete it")
@@ -194,7 +196,7 @@ def _invalid(case_id: str, what: str, **changes: object) -> None:
 
     async def run(lab: HubLab) -> None:
         member = await lab.member()
-        bad = operation(member, 2, **({"modno": 3} | changes))  # type: ignore[arg-type]
+        bad = operation(member, **({"id": 2, "modno": 3} | changes))  # type: ignore[arg-type]
         async with lab.session(member) as talk:
             await talk.send("receive_operations", created(operation(member, 1), bad, operation(member, 4)))
             asked = await lab.fence(talk, {1: 1, 4: 1})

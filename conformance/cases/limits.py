@@ -125,6 +125,7 @@ async def _(lab: HubLab) -> None:
     "3",
     ours=True,
     slow=True,
+    serial=True,
 )
 async def _(lab: HubLab) -> None:
     member = await lab.member()
