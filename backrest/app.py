@@ -1,7 +1,7 @@
 """The daemon: one nursery that holds the sync port, the admin socket, the clients and the engine.
 
-Start: lock, self-test, stores, then what listens, then what dials. Stop (SIGTERM, SIGINT): the sessions say goodbye, what
-listens closes, the stores are written back; all within STOP_S. SIGHUP reads the configuration again. A failure in one
+Start: lock, self-test, stores, then what listens, then what dials. Stop (SIGTERM, SIGINT): the sessions say goodbye,
+what listens closes, the stores are written back; all within STOP_S. SIGHUP reads the configuration again. A failure in one
 peer ends that peer's session; what ends the daemon is a failure of the whole (a port that is taken).
 """
 
@@ -109,6 +109,7 @@ class _Daemon:
                         background.start_soon(task)
                     await self._until_told_to_stop(signals)
                     log.info("stopping")
+                    self._engine.stop()  # restic gets its interrupt, and its operation ends as what it is
                     servers.cancel_scope.deadline = trio.current_time() + STOP_S
                     self._hub.end_all("the hub is shutting down")
                     self._stopping.set()

@@ -80,11 +80,15 @@ class Machine:
         }
 
     def run(self, *args: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*BACKREST, *args], env=self.env, input=input, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [*BACKREST, *args], env=self.env, input=input, capture_output=True, text=True, check=False
+        )
 
     def ok(self, *args: str, input: str | None = None) -> str:
         done = self.run(*args, input=input)
-        assert done.returncode == 0, f"backrest {' '.join(args)}: exit {done.returncode}\n{done.stderr}{done.stdout}"
+        assert done.returncode == 0, (
+            f"backrest {' '.join(args)}: exit {done.returncode}\n{done.stderr}{done.stdout}"
+        )
         return done.stdout
 
     def json(self, *args: str) -> Any:
@@ -93,7 +97,9 @@ class Machine:
     def refused(self, *args: str, code: int = 1, input: str | None = None) -> str:
         """Run what must fail, with one sentence on stderr and no traceback; returns it."""
         done = self.run(*args, input=input)
-        assert done.returncode == code, f"exit {done.returncode} instead of {code}: {done.stderr}{done.stdout}"
+        assert done.returncode == code, (
+            f"exit {done.returncode} instead of {code}: {done.stderr}{done.stdout}"
+        )
         assert "Traceback" not in done.stderr
         return done.stderr
 
@@ -128,7 +134,9 @@ class Machine:
         listed: list[dict[str, Any]] = self.json("ops", "list", *args)["operations"]
         return listed
 
-    def until_operations(self, good: Callable[[list[dict[str, Any]]], bool], *args: str) -> list[dict[str, Any]]:
+    def until_operations(
+        self, good: Callable[[list[dict[str, Any]]], bool], *args: str
+    ) -> list[dict[str, Any]]:
         """Wait until the history is as expected, looking again whenever ``ops tail`` has something to say."""
         with self._following("ops", "tail", "-n", "0") as lines:
             next(lines)  # a keepAlive: it follows from here on, so what is looked at below is not older
@@ -147,7 +155,11 @@ class Machine:
     @contextlib.contextmanager
     def _following(self, *args: str) -> Iterator[Iterator[str]]:
         process = subprocess.Popen(
-            [*BACKREST, *args, "--json"], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*BACKREST, *args, "--json"],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         try:

@@ -198,7 +198,9 @@ class Instance:
         from backrest.store.oplog import Query
 
         ops = self.oplog.query(Query(origin=origin.keyid if origin else ""))
-        return {(op.original_id if origin else op.id): (op.modno, op.display_message, op.status) for op in ops}
+        return {
+            (op.original_id if origin else op.id): (op.modno, op.display_message, op.status) for op in ops
+        }
 
     def peer(self, other: Instance) -> PeerRecord:
         record = self.peers.get(other.keyid)
@@ -257,7 +259,10 @@ class World:
         stream.close()
 
     async def until(
-        self, subscribe: Callable[..., Callable[[], None]], read: Callable[[], Any], good: Callable[[Any], bool]
+        self,
+        subscribe: Callable[..., Callable[[], None]],
+        read: Callable[[], Any],
+        good: Callable[[Any], bool],
     ) -> Any:
         """Wait, by the store's own notifications, until what ``read`` gives is good; and give it."""
         with _told(subscribe) as event:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import trio
-
 from caddy import running_caddy
 from processes import Machine, connected
 
@@ -19,7 +18,8 @@ from processes import Machine, connected
 def summary(operations: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """Instance, kind and status of each, in order."""
     return [
-        (op["instanceId"], next((key for key in op if key.startswith("operation")), ""), op["status"]) for op in operations
+        (op["instanceId"], next((key for key in op if key.startswith("operation")), ""), op["status"])
+        for op in operations
     ]
 
 
@@ -190,7 +190,9 @@ async def test_through_a_real_caddy_and_its_reload_and_restart(hub: Machine, lap
 
 
 def history_is(ops: list[dict[str, Any]], client: Machine) -> bool:
-    return {op["originalId"]: op["modno"] for op in ops} == {op["id"]: op["modno"] for op in client.operations()}
+    return {op["originalId"]: op["modno"] for op in ops} == {
+        op["id"]: op["modno"] for op in client.operations()
+    }
 
 
 @pytest.mark.parametrize("damage", ["config", "oplog", "peers", "lock is a directory"])

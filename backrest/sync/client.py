@@ -38,10 +38,14 @@ FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 300.0
 GOOD_SESSION_S = 60.0  # a session that lived this long starts the backoff anew
 ATTEMPTS_A_MINUTE = 10
-PAIRING_RETRIES = 3  # the reference hub refuses the first session after a pairing that worked (PROTOCOL.md section 4)
+PAIRING_RETRIES = (
+    3  # the reference hub refuses the first session after a pairing that worked (PROTOCOL.md section 4)
+)
 PAIRING_RETRY_S = 1.0
 SLEEP_CHECK_S = 5.0
-SLEEP_JUMP_S = 30.0  # the wall clock this far ahead of the monotonic one: the machine slept (or its clock was set)
+SLEEP_JUMP_S = (
+    30.0  # the wall clock this far ahead of the monotonic one: the machine slept (or its clock was set)
+)
 
 Peer = wire.config.Multihost.Peer
 Dial = Callable[[str], AbstractAsyncContextManager[Stream]]
@@ -163,8 +167,8 @@ class KnownHost:
             if not config.instance:
                 raise ValueError("this instance has no id")
             identity = Identity.from_proto(config.multihost.identity)
-        except ValueError as error:
-            return Outcome(wire.sync.CONNECTION_STATE_ERROR_INTERNAL, f"{error}: run 'backrest init'")
+        except ValueError as problem:
+            return Outcome(wire.sync.CONNECTION_STATE_ERROR_INTERNAL, f"{problem}: run 'backrest init'")
         session = Session(
             Role.CLIENT,
             identity=identity,
@@ -184,6 +188,7 @@ class KnownHost:
                 link.end()
 
         self._update(wire.sync.CONNECTION_STATE_PENDING, "")
+        error: BackrestError = PeerError(Fault.ENDED, Code.UNAVAILABLE, "the hub ended the session")
         try:
             async with self._dial(self._entry.instance_url) as stream:
                 self._link = link = Link(session, stream)
@@ -197,11 +202,10 @@ class KnownHost:
                     on_established=on_established,
                 )
                 await link.run(outbound.handle)
-            error: BackrestError = PeerError(Fault.ENDED, Code.UNAVAILABLE, "the hub ended the session")
-        except BackrestError as problem:
-            error = problem
-        except OSError as problem:
-            error = PeerError(Fault.ENDED, Code.UNAVAILABLE, f"the connection broke off: {problem}")
+        except BackrestError as refused:
+            error = refused
+        except OSError as broken:
+            error = PeerError(Fault.ENDED, Code.UNAVAILABLE, f"the connection broke off: {broken}")
         finally:
             self._link = None
         lived = 0.0 if math.isnan(established) else max(trio.current_time() - established, 0.001)
@@ -264,7 +268,10 @@ def _outcome(error: BackrestError, lived: float, woke: bool) -> Outcome:
     elif error.fault in (Fault.HANDSHAKE, Fault.REFUSED):
         state = wire.sync.CONNECTION_STATE_ERROR_AUTH
     elif error.fault is Fault.ENDED and error.code is Code.INVALID_ARGUMENT:
-        state, message = wire.sync.CONNECTION_STATE_ERROR_PROTOCOL, f"the hub refuses what was sent: {message}"
+        state, message = (
+            wire.sync.CONNECTION_STATE_ERROR_PROTOCOL,
+            f"the hub refuses what was sent: {message}",
+        )
     elif error.fault in (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.ITEM):
         state = wire.sync.CONNECTION_STATE_ERROR_PROTOCOL
     return Outcome(state, message, lived, at_once=woke, refused=refused)
@@ -294,7 +301,14 @@ class Clients:
         limits: Limits | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._parts = {"config": config, "watch": watch, "oplog": oplog, "peers": peers, "dial": dial, "limits": limits}
+        self._parts = {
+            "config": config,
+            "watch": watch,
+            "oplog": oplog,
+            "peers": peers,
+            "dial": dial,
+            "limits": limits,
+        }
         self._watch = watch
         self._peers = peers
         self._wall = wall
@@ -338,7 +352,9 @@ class Clients:
                         await running.host.run()
                     except Exception:
                         # A mistake of ours in one peer's session is that peer's trouble only.
-                        log.exception("the session with a known host failed: this is a mistake in this program")
+                        log.exception(
+                            "the session with a known host failed: this is a mistake in this program"
+                        )
                         await trio.sleep(LONGEST_WAIT_S)
         finally:
             running.done.set()
@@ -360,7 +376,9 @@ def _terms(config: wire.config.Config, entry: Peer) -> bytes:
     """Everything of the configuration that a session with ``entry`` stands on, as bytes to compare."""
     copy = Peer()
     copy.CopyFrom(entry)
-    copy.ClearField("initial_pairing_secret")  # clearing it is part of the session; adding one nudges the next dial
+    copy.ClearField(
+        "initial_pairing_secret"
+    )  # clearing it is part of the session; adding one nudges the next dial
     identity = config.multihost.identity.SerializeToString(deterministic=True)
     return b"\0".join((copy.SerializeToString(deterministic=True), identity, config.instance.encode()))
 

@@ -13,12 +13,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-UNKNOWN_TOTAL = 64  # each costs a KEM and a signature check, 1 ms of CPU: 64 are settled within a tenth of a second
+UNKNOWN_TOTAL = (
+    64  # each costs a KEM and a signature check, 1 ms of CPU: 64 are settled within a tenth of a second
+)
 UNKNOWN_PER_ADDRESS = 8  # one address cannot take all places
 FAILURES_PER_ADDRESS = 10  # wrong secrets a minute; a person mistypes twice
 FAILURES_TOTAL = 100  # an attacker with many addresses
 FAILURE_WINDOW_S = 60.0
-ADDRESSES_REMEMBERED = 10 * FAILURES_TOTAL  # IPv6 gives an attacker any number: the table must not grow with them
+ADDRESSES_REMEMBERED = (
+    10 * FAILURES_TOTAL
+)  # IPv6 gives an attacker any number: the table must not grow with them
 
 
 class Gate:
@@ -37,7 +41,9 @@ class Gate:
         self._users[address] = self._users.get(address, 0) + 1
         place = Place(self._total, mine)
         try:
-            await mine.acquire()  # first its own: waiting for the other addresses' places must not take one of them
+            await (
+                mine.acquire()
+            )  # first its own: waiting for the other addresses' places must not take one of them
             try:
                 await self._total.acquire()
             except BaseException:
@@ -79,15 +85,21 @@ class FailureLimit:
     def refused(self, address: str, now: float) -> bool:
         """Whether a pairing from ``address`` is refused unseen, because too many failed in the last minute."""
         mine = self._addresses.get(address)
-        return _count(self._all, now) >= self._total or (mine is not None and _count(mine, now) >= self._per_address)
+        return _count(self._all, now) >= self._total or (
+            mine is not None and _count(mine, now) >= self._per_address
+        )
 
     def failed(self, address: str, now: float) -> Callable[[], None]:
         """Count a failure; the result takes it back."""
         self._all.append(now)
         if len(self._addresses) >= ADDRESSES_REMEMBERED and now >= self._purge_after:
-            self._purge_after = now + FAILURE_WINDOW_S  # one sweep a minute: many addresses must not cost time either
+            self._purge_after = (
+                now + FAILURE_WINDOW_S
+            )  # one sweep a minute: many addresses must not cost time either
             self._addresses = {a: times for a, times in self._addresses.items() if _count(times, now)}
-        if address in self._addresses or len(self._addresses) < ADDRESSES_REMEMBERED:  # beyond that the total holds
+        if (
+            address in self._addresses or len(self._addresses) < ADDRESSES_REMEMBERED
+        ):  # beyond that the total holds
             self._addresses.setdefault(address, deque()).append(now)
         return lambda: self._take_back(address, now)
 
@@ -123,7 +135,9 @@ def _is_trusted(peer: str, trusted: Sequence[str]) -> bool:
         address = ipaddress.ip_address(peer)
     except ValueError:
         return peer == ""  # a Unix socket: only this user's processes reach it
-    return address.is_loopback or any(address in ipaddress.ip_network(entry, strict=False) for entry in trusted)
+    return address.is_loopback or any(
+        address in ipaddress.ip_network(entry, strict=False) for entry in trusted
+    )
 
 
 def limit_key(address: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ class InboundStream(Stream, Protocol):
     @property
     def client(self) -> str: ...
     @property
-    def headers(self) -> dict[str, str]: ...
+    def headers(self) -> Mapping[str, str]: ...
 
 
 class Hub:
@@ -95,15 +95,17 @@ class Hub:
         try:
             identity = Identity.from_proto(config.multihost.identity)
         except ValueError:
-            log.error("no sync session can be served: this instance has no valid identity ('backrest init' makes one)")
+            log.error(
+                "no sync session can be served: this instance has no valid identity ('backrest init' makes one)"
+            )
             return
         session = Session(
             Role.HUB,
             identity=identity,
             instance_id=config.instance,
             now=opened,
-            codec=stream.codec,
-            encoding=stream.encoding,
+            codec="json" if stream.codec == "json" else "proto",
+            encoding="gzip" if stream.encoding == "gzip" else "identity",
             limits=self._limits,
         )
         link = Link(session, stream, stalled_after=STALLED_AFTER_S)
@@ -136,7 +138,9 @@ class Hub:
             if client is not None:
                 self._left(client, error)
         if error is not None and client is None:
-            log.info("a stream from %s ended before its peer was let in: %s", address or "the local socket", error)
+            log.info(
+                "a stream from %s ended before its peer was let in: %s", address or "the local socket", error
+            )
 
     def end_all(self, message: str) -> None:
         """End every session, known or not, with ``message``."""
@@ -160,7 +164,9 @@ class Hub:
                 )
         if not peer.pairing_secret:
             raise await self._refuse(
-                peer, address, pairing.refusal("this client is not authorized on the hub: pair it with a token")
+                peer,
+                address,
+                pairing.refusal("this client is not authorized on the hub: pair it with a token"),
             )
         if self._failures.refused(limit_key(address), trio.current_time()):
             raise await self._refuse(

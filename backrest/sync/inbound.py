@@ -154,7 +154,9 @@ class Inbound:
         diff = await trio.to_thread.run_sync(compare)
         if diff.delete:
             await self._apply(_Changes(deletes=list(diff.delete)))
-        log.debug("manifest of %s: %d listed, %d asked for", self.keyid, len(manifest.op_ids), len(diff.request))
+        log.debug(
+            "manifest of %s: %d listed, %d asked for", self.keyid, len(manifest.op_ids), len(diff.request)
+        )
         self._pacer = reconcile.Pacer(diff.request)
         self._request(self._pacer.next_request())
 
@@ -164,7 +166,9 @@ class Inbound:
         if len(allowed) != len(changes.upserts):
             out_of_scope = {op.id: op.modno for op in changes.upserts if not self._allowed(op)}
             refused.update(out_of_scope)
-            log.info("%s: %d operations out of scope were not kept", self._entry.instance_id, len(out_of_scope))
+            log.info(
+                "%s: %d operations out of scope were not kept", self._entry.instance_id, len(out_of_scope)
+            )
         async with self._hub.storing(self.keyid):
             if self.link.over or not self._hub.authorizes(self._entry):
                 return  # displaced or removed while we waited: a newer session or nobody has the say
@@ -195,7 +199,8 @@ class Inbound:
     def _request(self, op_ids: list[int]) -> None:
         if op_ids:
             self.link.send_now(
-                "request_operation_data", wire.sync.SyncStreamItem.SyncActionRequestOperationData(op_ids=op_ids)
+                "request_operation_data",
+                wire.sync.SyncStreamItem.SyncActionRequestOperationData(op_ids=op_ids),
             )
 
     # --- configuration
@@ -224,7 +229,9 @@ class Inbound:
 
     async def _set_config(self, message: apply.SetConfig) -> None:
         if not self._grants.has(READ_WRITE_CONFIG):
-            raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, "set_config needs READ_WRITE_CONFIG on this hub")
+            raise PeerError(
+                Fault.ITEM, Code.INVALID_ARGUMENT, "set_config needs READ_WRITE_CONFIG on this hub"
+            )
         await change_config(self._hub.set_config, self._entry, message)
 
 

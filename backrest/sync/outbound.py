@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -21,7 +22,7 @@ from backrest.permissions import Grants
 from backrest.protocol import events
 from backrest.store.config import ConfigStore
 from backrest.store.mask import masked_remote_config
-from backrest.store.oplog import Change, OpLog, Meta
+from backrest.store.oplog import Change, Meta, OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync import apply, views
 from backrest.sync.inbound import change_config
@@ -84,7 +85,9 @@ class Outbound:
         if isinstance(message, Item.SyncActionRequestOperationData):
             self._requested_ids += len(message.op_ids)
             if self._requested_ids > REQUESTED_IDS:
-                raise PeerError(Fault.ITEM, Code.RESOURCE_EXHAUSTED, "the hub asks for more operations than there are")
+                raise PeerError(
+                    Fault.ITEM, Code.RESOURCE_EXHAUSTED, "the hub asks for more operations than there are"
+                )
             self._requested.append(message.op_ids)
             self._work.set()
         elif isinstance(message, Item.SyncActionOperationManifest):
@@ -138,10 +141,8 @@ class Outbound:
             with self._lock:
                 for op_id in change.ids:
                     self._note(op_id, change.kind)
-            try:
+            with suppress(trio.RunFinishedError):  # the program is ending
                 token.run_sync_soon(self._work.set, idempotent=True)
-            except trio.RunFinishedError:
-                pass
 
         while True:
             with self._lock:
@@ -188,7 +189,7 @@ class Outbound:
         return True
 
     async def _answer(self) -> bool:
-        """Answer one batch of what the hub asked for; ids that no longer exist, or are not its business, are left out."""
+        """Answer one batch of what the hub asked for, leaving out what no longer exists or is not its business."""
         if not self._requested:
             return False
         asked = self._requested.popleft()

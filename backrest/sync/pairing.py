@@ -28,7 +28,9 @@ def pair(config: wire.config.Config, peer: PeerIdentified, now_unix: int) -> str
     nothing."""
     sync = config.multihost
     token = None
-    for candidate in sync.pairing_tokens:  # no early end: the time taken tells nothing about which one matched
+    for (
+        candidate
+    ) in sync.pairing_tokens:  # no early end: the time taken tells nothing about which one matched
         if same_secret(candidate.secret, peer.pairing_secret):
             token = candidate
     if token is None:
@@ -56,7 +58,9 @@ def _check_newcomer(config: wire.config.Config, peer: PeerIdentified) -> None:
     if problem:
         raise refusal(f"the client's instance id {problem}: choose another one on the client")
     if peer.instance_id == config.instance:
-        raise refusal(f"the client has the hub's own instance id {peer.instance_id!r}: choose another one on the client")
+        raise refusal(
+            f"the client has the hub's own instance id {peer.instance_id!r}: choose another one on the client"
+        )
     for other in (*config.multihost.authorized_clients, *config.multihost.known_hosts):
         if other.instance_id == peer.instance_id:
             raise refusal(

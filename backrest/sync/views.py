@@ -18,7 +18,9 @@ def remote_config(config: wire.config.Config, grants: Grants) -> wire.sync.Remot
     """The repos and plans that the holder of ``grants`` may see, without their secrets."""
     view = wire.sync.RemoteConfig(modno=config.modno, version=config.version)
     view.repos.extend(masked_repo(repo) for repo in config.repos if grants.repo(repo.id, *VIEW_CONFIG))
-    view.plans.extend(masked_plan(plan) for plan in config.plans if grants.plan(plan.id, plan.repo, *VIEW_CONFIG))
+    view.plans.extend(
+        masked_plan(plan) for plan in config.plans if grants.plan(plan.id, plan.repo, *VIEW_CONFIG)
+    )
     return view
 
 

@@ -7,7 +7,7 @@ waiter says what it has seen and compares: no change can be missed, and several 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -24,10 +24,8 @@ def waking(subscribe: Callable[[Callable[..., None]], Callable[[], None]], signa
     token = trio.lowlevel.current_trio_token()
 
     def listener(*_: object) -> None:
-        try:
+        with suppress(trio.RunFinishedError):  # the program is ending: nobody waits any more
             token.run_sync_soon(signal.set, idempotent=True)
-        except trio.RunFinishedError:
-            pass  # the program is ending: nobody waits any more
 
     unsubscribe = subscribe(listener)
     try:
