@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backrest.errors import BackrestError
-from backrest.net import h2client
+from backrest.net import h2client, h2cut
 from backrest.net.duplex import GoAway, NetError, open_stream
 from backrest.net.h2cut import MAX_FRAME
 
@@ -115,7 +115,7 @@ async def test_what_nobody_reads_is_bounded_and_reading_gives_credit() -> None:
         while room := min(peer.h2.local_flow_control_window(1), 16384):
             await peer.data(b"x" * room)
             sent += room
-        assert sent == h2client.STREAM_WINDOW
+        assert sent == h2cut.STREAM_WINDOW
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0):
             await peer.until(h2.events.WindowUpdated)
@@ -129,7 +129,7 @@ async def test_what_nobody_reads_is_bounded_and_reading_gives_credit() -> None:
 
 
 async def test_many_windows_full_pass_while_the_reader_keeps_up() -> None:
-    total = 5 * h2client.STREAM_WINDOW
+    total = 5 * h2cut.STREAM_WINDOW
     async with scene() as (stream, peer), trio.open_nursery() as nursery:
 
         async def serve() -> None:
@@ -156,7 +156,7 @@ async def test_padding_gives_its_credit_back_too() -> None:
     async with scene() as (stream, peer):
         await peer.request()
         await peer.headers()
-        for _ in range(2 * h2client.STREAM_WINDOW // 200):  # more padding than any window
+        for _ in range(2 * h2cut.STREAM_WINDOW // 200):  # more padding than any window
             if peer.h2.local_flow_control_window(1) < 200:
                 await peer.until(h2.events.WindowUpdated)
             peer.h2.send_data(1, b"", pad_length=199)
@@ -375,8 +375,7 @@ async def test_settings_without_end_are_refused() -> None:
 def server_bytes(messages: list[bytes]) -> bytes:
     """What a server writes for a response of these messages, in one piece."""
     server = Peer(trio.testing.memory_stream_pair()[0]).h2
-    client = h2client._new_h2()
-    client.initiate_connection()
+    client = h2cut.new_h2()
     client.send_headers(1, [(":method", "POST"), (":scheme", "http"), (":authority", "h"), (":path", "/")])
     server.receive_data(client.data_to_send())
     server.send_headers(1, [(":status", "200"), ("content-type", h2peer.TYPE)])

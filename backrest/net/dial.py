@@ -32,6 +32,16 @@ class NetError(BackrestError, httpx.TransportError):
         self.retry_at_once = retry_at_once
 
 
+class GoAway(NetError):
+    """The server announced the end of the connection (GOAWAY), in peace or not: reconnect now.
+
+    After a reload of Caddy nothing ever comes again on such a stream, so there is nothing to wait for.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_at_once=True)
+
+
 def parse_url(text: str) -> httpx.URL:
     """Check an address that a person typed. NetError says what is wrong with it.
 

@@ -18,8 +18,8 @@ from types import TracebackType
 import httpx
 import trio
 
-from backrest.net.dial import NetError, dial, parse_url, place, rpc_url
-from backrest.net.h2client import Connection, GoAway
+from backrest.net.dial import GoAway, NetError, dial, parse_url, place, rpc_url
+from backrest.net.h2client import Connection
 
 __all__ = ["DuplexStream", "DuplexTransport", "GoAway", "NetError", "open_stream", "parse_url", "rpc_url"]
 

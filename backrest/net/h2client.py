@@ -11,21 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 
-import h2.config
 import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
-import h2.settings
 import httpx
 import trio
 
-from backrest.net.dial import NetError, not_http2, place
-from backrest.net.h2cut import MAX_FRAME, BadFrameError, FrameCutter
+from backrest.net.dial import GoAway, NetError, not_http2, place
+from backrest.net.h2cut import BadFrameError, FrameCutter, new_h2
 
-# What may come before we read: the bound of our memory, and of what a round trip can bring.
-STREAM_WINDOW = 1 << 20
-CONNECTION_WINDOW = 2 << 20  # more than all streams (one) together: it must never be the one that stalls
 OUTBOX = 64 << 10  # bytes waiting to be sent before send() waits: four frames keep the writer busy
 WRITE_AT_ONCE = 256 << 10  # bytes made into frames at once: a peer's huge window must not become our memory
 READ_AT_ONCE = 64 << 10
@@ -39,16 +34,6 @@ STREAM = 1  # the first stream that a client opens (RFC 9113, 5.1.1)
 
 _CLOSED_HERE = "the stream was closed on this side"
 _NOT_IN_HTTP2 = {b"host", b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-
-
-class GoAway(NetError):
-    """The server announced the end of the connection (GOAWAY), in peace or not: reconnect now.
-
-    After a reload of Caddy nothing ever comes again on such a stream, so there is nothing to wait for.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, retry_at_once=True)
 
 
 class _Bell:
@@ -79,7 +64,7 @@ class Connection:
         self._patience = patience
         self._scope = trio.CancelScope()
         self._writing = True
-        self._h2 = _new_h2()
+        self._h2 = new_h2()
         self._received = bytearray()
         self._credit = 0  # bytes of window to give back when _received is read; more than it with padding
         self._outbox: deque[memoryview] = deque()
@@ -105,8 +90,6 @@ class Connection:
         headers += [
             (n, v) for n, v in ((n.lower(), v) for n, v in request.headers.raw) if n not in _NOT_IN_HTTP2
         ]
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65535)
         self._h2.send_headers(STREAM, headers, end_stream=not self.has_body)
         self._end_wanted = self._end_sent = not self.has_body
 
@@ -402,24 +385,6 @@ class Connection:
             self._fail(NetError(f"{place(self.url)} insists on HTTP/1.1 here; the sync stream needs HTTP/2"))
         else:
             self._fail(NetError(f"{place(self.url)} broke the stream off (RST_STREAM, {_name(code)})"))
-
-
-def _new_h2() -> h2.connection.H2Connection:
-    # Header values stay bytes and become Latin-1 text later: an odd one must not raise inside h2.
-    config = h2.config.H2Configuration(client_side=True, header_encoding=None)
-    connection = h2.connection.H2Connection(config)
-    codes = h2.settings.SettingCodes
-    connection.local_settings = h2.settings.Settings(
-        client=True,
-        initial_values={
-            codes.ENABLE_PUSH: 0,
-            codes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-            codes.MAX_FRAME_SIZE: MAX_FRAME,
-            codes.MAX_HEADER_LIST_SIZE: 64 << 10,
-        },
-    )
-    connection.max_inbound_frame_size = MAX_FRAME
-    return connection
 
 
 def _name(code: h2.errors.ErrorCodes | int | None) -> str:

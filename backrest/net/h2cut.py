@@ -1,16 +1,23 @@
-"""Cuts what a server sends into single frames for h2, and refuses by their headers what h2 would collect.
+"""What the client grants a server: the settings it announces, and a look at each frame before h2 gets it.
 
-One frame at a time, because when a frame is bad h2 raises and forgets the events of those given along with
-it: a stream's last words would be lost to the nonsense behind them. h2 looks at a frame's length only when
-it holds the whole frame (up to 16 MiB), at a header block when it holds all its frames, and it keeps some 700
-bytes for each of 65,536 possible settings.
+h2 gets one frame at a time: when a frame is bad it raises, and forgets the events of those given along with
+it, so a stream's last words would be lost to the nonsense behind them. And frames are refused by their
+headers: h2 looks at a frame's length only when it holds the whole frame (up to 16 MiB), at a header block
+when it holds all its frames, and it keeps some 700 bytes for each of 65,536 possible settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-MAX_FRAME = 64 << 10  # what we announce; the cost of HTTP/2 in Python is per frame
+import h2.config
+import h2.connection
+import h2.settings
+
+# What may come before we read: the bound of our memory, and of what a round trip can bring.
+STREAM_WINDOW = 1 << 20
+CONNECTION_WINDOW = 2 << 20  # more than all streams (one) together: it must never be the one that stalls
+MAX_FRAME = 64 << 10  # also announced; the cost of HTTP/2 in Python is per frame
 MAX_HEADER_BLOCK = 64 << 10  # compressed; a hub's has 300 bytes, a proxy's perhaps 2,000
 MAX_SETTINGS = 500  # over the connection's life; servers send about six, once
 
@@ -60,3 +67,24 @@ class FrameCutter:
             if self._settings > MAX_SETTINGS:
                 raise BadFrameError("too many settings")
         self._left = length
+
+
+def new_h2() -> h2.connection.H2Connection:
+    """A client's connection, its preface and settings queued."""
+    # Header values stay bytes and become Latin-1 text later: an odd one must not raise inside h2.
+    config = h2.config.H2Configuration(client_side=True, header_encoding=None)
+    connection = h2.connection.H2Connection(config)
+    codes = h2.settings.SettingCodes
+    connection.local_settings = h2.settings.Settings(
+        client=True,
+        initial_values={
+            codes.ENABLE_PUSH: 0,
+            codes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+            codes.MAX_FRAME_SIZE: MAX_FRAME,
+            codes.MAX_HEADER_LIST_SIZE: 64 << 10,
+        },
+    )
+    connection.max_inbound_frame_size = MAX_FRAME
+    connection.initiate_connection()
+    connection.increment_flow_control_window(CONNECTION_WINDOW - 65535)
+    return connection
