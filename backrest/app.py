@@ -1,8 +1,8 @@
 """The daemon: one nursery that holds the sync port, the admin socket, the clients and the engine.
 
 Start: lock, self-test, stores, then what listens, then what dials. Stop (SIGTERM, SIGINT): the sessions say goodbye,
-what listens closes, the stores are written back; all within STOP_S. SIGHUP reads the configuration again. A failure in one
-peer ends that peer's session; what ends the daemon is a failure of the whole (a port that is taken).
+what listens closes, the stores are written back; all within STOP_S. SIGHUP reads the configuration again. A failure
+in one peer ends that peer's session; what ends the daemon is a failure of the whole (a port that is taken).
 """
 
 from __future__ import annotations
