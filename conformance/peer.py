@@ -261,6 +261,17 @@ class AsHub(Talk):
     asked = 0
     """How many manifests were asked for; the first one comes by itself."""
 
+    def __init__(self, stream: RawStream, seconds: float) -> None:
+        super().__init__(stream, seconds)
+        self.views: list[wire.sync.RemoteConfig] = []
+        """The client's configuration, as it showed it to us."""
+
+    async def next(self, what: str = "anything") -> Item | End:
+        received = await super().next(what)
+        if isinstance(received, Item) and received.HasField("receive_config"):
+            self.views.append(received.receive_config.config)
+        return received
+
     async def respond(self, **more: str) -> None:
         headers = [(":status", "200"), ("content-type", "application/connect+proto"), *more.items()]
         with suppress(Broken):

@@ -40,13 +40,19 @@ async def _(seat: Seat) -> None:
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
         await talk.fence()
-        await talk.fence()
+        async with seat.lab.alone:  # a change of the configuration brings one unasked
+            await talk.fence()
+            before = talk.items.count("receive_resources")
+            await talk.send("request_resources")
+            while talk.items.count("receive_resources") == before:
+                check(not isinstance(await talk.next("receive_resources"), End), "the session ended")
 
 
 @client("order/43", "an empty operation_manifest is answered with a fresh manifest", "5")
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
         first = await seat.manifest(talk)
+        talk.asked += 1
         await talk.send("operation_manifest")
         again = await seat.manifest(talk)
         check(set(first) <= set(again), "the second manifest lacks what the first has")
@@ -55,6 +61,7 @@ async def _(seat: Seat) -> None:
 @client("order/44", "heartbeats are taken at any time, also many", "5")
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
+        await talk.fence()
         for _ in range(50):
             await talk.send("heartbeat")
         await talk.fence()
@@ -85,7 +92,7 @@ def _nonsense(id: str, what: str, plaintext: bytes) -> None:
             await talk.send_inner(plaintext)
             await talk.send("request_resources")
             received = await talk.next("an answer or an end")
-            while kind_of(received) in ("receive_config", "operation_manifest", "heartbeat"):
+            while not isinstance(received, End) and kind_of(received) != "receive_resources":
                 received = await talk.next("an answer or an end")
             if not isinstance(received, End):
                 return

@@ -179,10 +179,10 @@ def _at_client(id: str, what: str, fault: Fault) -> None:
     async def run(seat: Seat) -> None:
         async with seat.established() as talk:
             await talk.fence()
-            await fault(talk, item("request_resources").SerializeToString())
+            await fault(talk, item("operation_manifest").SerializeToString())
             sent = len(talk.items)
             await seat.gone(talk)
-            check("receive_resources" not in talk.items[sent:], "the client answered what was in the record")
+            check("operation_manifest" not in talk.items[sent:], "the client answered what was in the record")
 
     case(id, Role.CLIENT, f"{what} makes the client leave, and it does not act upon it", "2", run)
 
