@@ -67,8 +67,8 @@ def test_an_error_keeps_its_kind_and_its_sentence(world: World, reach: Reach) ->
             world.call("ShowPlan", plan_id="x")
         with pytest.raises(ConflictError, match="already has the instance id 'here'"):
             world.call("Init", instance_id="there")
+        world.add_repo()
         with pytest.raises(UserError, match="path"):
-            world.add_repo()
             world.call("AddPlan", plan={"id": "p", "repo": "r1"})
 
 

@@ -219,8 +219,11 @@ def test_a_malformed_token_changes_nothing(world: World, token: str) -> None:
     assert not world.config().current.multihost.known_hosts
 
 
-@pytest.mark.parametrize("url", ["", "hub", "hub:9898", "ftp://hub", "http://", "http://u:p@h", "http://h:0", "http://h:x",
-                                 "http://h/?q", "http://h/#f", "http://h o", "http://h\x1b[0m", "http://[::1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    ["", "hub", "hub:9898", "ftp://hub", "http://", "http://u:p@h", "http://h:0", "http://h:x", "http://h/?q",
+     "http://h/#f", "http://h o", "http://h\x1b[0m", "http://[::1"],
+)  # fmt: skip
 def test_an_address_that_is_none_changes_nothing(world: World, url: str) -> None:
     with pytest.raises(UserError, match="URL"):
         add_host(world, url=url)
@@ -320,7 +323,7 @@ def test_a_hub_that_is_connected_needs_no_new_token(world: World) -> None:
 
 
 def test_an_old_session_is_not_taken_for_the_new_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another address: the session that is still connected belongs to the old one until the secret is gone."""
+    """Another address: the session that is still connected is the old one, until the secret is gone."""
     monkeypatch.setattr(hosts, "WAIT_S", 0.0)
     with world.daemon() as daemon:
         unsubscribe = answer_pairing(daemon, sync.CONNECTION_STATE_CONNECTED, "")
@@ -618,7 +621,8 @@ def test_an_import_of_the_reference_brings_its_identity(world: World) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"version": 7}', '{"version": 6, "plans": [{"id": "p", "repo": "nope", "paths": ["/x"]}]}',
+    ["", "{", "[]", '{"version": 7}',
+     '{"version": 6, "plans": [{"id": "p", "repo": "nope", "paths": ["/x"]}]}',
      '{"version": 6, "repos": [{"id": "new", "uri": "/x", "password": "********", "autoInitialize": true}]}'],
 )  # fmt: skip
 def test_an_import_that_cannot_be_changes_nothing(world: World, text: str) -> None:

@@ -16,15 +16,15 @@ NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604800), ("2w", 1209600), ("1h30m", 5400), ("1m0s", 60),
-        ("1.5h", 5400), ("500ms", 0.5), (" 5s ", 5),
+        ("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604800), ("2w", 1209600),
+        ("1h30m", 5400), ("1m0s", 60), ("1.5h", 5400), ("500ms", 0.5), (" 5s ", 5),
     ],
 )  # fmt: skip
 def test_a_duration_is_read(text: str, seconds: float) -> None:
     assert formats.parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "5", "5x", "s", "-5s", "0s", "1h 30m", "forever", "1e3s", "９s ago"])
+@pytest.mark.parametrize("text", ["", "5", "5x", "s", "-5s", "0s", "1h 30m", "forever", "1e3s", "\uff19s"])
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         formats.parse_duration(text)
@@ -112,7 +112,7 @@ def test_an_address_without_a_colon_is_a_port_on_all_interfaces(text: str, bind:
     assert formats.parse_bind(text) == bind
 
 
-@pytest.mark.parametrize("text", ["", "h:", "h:65536", "::1:80", "h:-1", "h:８０", "localhost"])
+@pytest.mark.parametrize("text", ["", "h:", "h:65536", "::1:80", "h:-1", "h:\uff18\uff10", "localhost"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         formats.parse_bind(text)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 
 # A century: more is a typing error, and would overflow what can be shown as a date.
 LONGEST_S = 100 * 365 * 86400
@@ -85,7 +85,7 @@ def parse_schedule(text: str) -> dict[str, Any]:
     if len(words) == 1 and words[0].lower() in ("none", "disabled", "never"):
         return {"disabled": True}
     if words and words[0].lower() == "every":
-        match = re.fullmatch(r"(\d{1,5}) ?(h|hours?|d|days?)", " ".join(words[1:]))
+        match = re.fullmatch(r"([0-9]{1,5}) ?(h|hours?|d|days?)", " ".join(words[1:]))
         if match is None or int(match[1]) < 1:
             raise ValueError(f"{text!r} is not a schedule: write 'every 6h' or 'every 2d'")
         unit = "maxFrequencyHours" if match[2].startswith("h") else "maxFrequencyDays"
