@@ -20,6 +20,7 @@ import trio
 from backrest.admin.context import Context, Daemon
 from backrest.admin.instance import init
 from backrest.admin.live import Watch
+from backrest.admin.locking import held
 from backrest.admin.server import admin_app
 from backrest.admin.settings import Settings
 from backrest.crypto import mlkem
@@ -30,7 +31,7 @@ from backrest.net.server import TlsFiles, serve
 from backrest.protocol.session import Limits
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
-from backrest.store.files import DirLock, Paths
+from backrest.store.files import Paths
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync.client import SYNC_PATH, Clients, dialer
@@ -49,7 +50,7 @@ def run(settings: Settings) -> None:
     """Serve until a signal ends it. Raises BackrestError for what keeps it from starting."""
     mlkem.self_test()
     paths = Paths(settings.config_file, settings.data_dir)
-    with DirLock(paths):
+    with held(paths):  # a command may be at work for a moment, or the daemon before us be stopping
         with Context(paths) as context:
             if not context.config.current.instance or not context.config.current.multihost.identity.keyid:
                 init(context, instance_id=settings.instance_id)
