@@ -32,11 +32,17 @@ _PLAIN_ENV = re.compile(
     r"|REPOSITORY_FILE))"
 )
 # Words in the name of a flag, an extended option or a query parameter whose value may be, or hold, a secret.
-_SENSITIVE = r"pass(?:word|wd|phrase)?|secret|token|credential|auth|signature|sig|key|command|args|header"
-_SECRET_NAME = re.compile(rf"[\w.-]*(?:{_SENSITIVE})[\w.-]*", re.IGNORECASE)
+# A peer chooses the texts: each pattern takes linear time (a name is matched whole first, "+" not giving back, and
+# looked into afterwards), or 64 KiB of one letter would hold the event loop for minutes.
+_SENSITIVE = re.compile(
+    r"pass(?:word|wd|phrase)?|secret|token|credential|auth|signature|sig|key|command|args|header",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[\w.-]++")
 _PLAIN_NAME = re.compile(r"(?:file|path|dir|hint)$", re.IGNORECASE)  # --password-file: a name, not a secret
-_QUERY = re.compile(rf"([?&;][^=&;#]*(?:{_SENSITIVE})[^=&;#]*=)[^&;#\s]+", re.IGNORECASE)
-_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\s]*)")
+_PARAMETER = re.compile(r"[^=&;#]++")
+_VALUE = re.compile(r"[^&;#\s]++")
+_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://([^/?#\s]*)")
 _PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
 # Where hooks keep what grants access: chat webhooks carry their secret in the path, commands anywhere.
@@ -169,7 +175,17 @@ def mask_uri(uri: str) -> str:
             elif found[1].lower().rpartition("+")[2] in ("http", "https"):
                 userinfo = MASK
             uri = uri[:start] + userinfo + uri[start + authority.rindex("@") :]
-    return _QUERY.sub(rf"\1{MASK}", uri)
+    out, done, at = [], 0, 0
+    while (found := _PARAMETER.search(uri, at)) is not None:
+        begins = found.start() > at and uri[found.start() - 1] in "&;"
+        name = found[0] if begins else found[0].partition("?")[2]
+        at = found.end()
+        if not uri.startswith("=", at) or not _SENSITIVE.search(name):
+            continue
+        if (value := _VALUE.match(uri, at + 1)) is not None:
+            out += [uri[done : at + 1], MASK]
+            done = at = value.end()
+    return "".join([*out, uri[done:]])
 
 
 def mask_env(entry: str) -> str:
@@ -196,8 +212,8 @@ def mask_flags(flags: Sequence[str]) -> list[str]:
 
 def _mask_flag(flag: str) -> tuple[str, bool]:
     flag = mask_uri(flag)
-    for found in _SECRET_NAME.finditer(flag):
-        if _PLAIN_NAME.search(found[0]):
+    for found in _NAME.finditer(flag):
+        if not _SENSITIVE.search(found[0]) or _PLAIN_NAME.search(found[0]):
             continue
         rest = flag[found.end() :]
         if not rest.strip(" ="):
