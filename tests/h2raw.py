@@ -6,7 +6,7 @@ application with our server or with Hypercorn as it comes, so that a test can sh
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +19,19 @@ import hypercorn.trio
 import pytest
 import trio
 import trio.testing
+from h2.errors import ErrorCodes
 from hyperframe.frame import DataFrame, Frame
 
-from backrest.net.server import ServerSettings, serve
+from backrest.net.h2server import H2Protocol
+from backrest.net.h2settings import ServerSettings
+from backrest.net.server import serve
 
 App = Any
+Clock = trio.testing.MockClock
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
 
 # Real sockets and simulated time: time jumps only after everything has been idle for this long, so that
 # what the kernel still has under way between two of our sockets arrives first.
@@ -50,6 +58,7 @@ class RawClient:
             )
         )
         self.events: list[h2.events.Event] = []
+        self._sending = trio.Lock()
 
     async def start(self, *, window: int | None = None) -> None:
         """Preface and settings; ``window`` opens the connection's window that far (the streams' too)."""
@@ -64,7 +73,8 @@ class RawClient:
 
     async def _send(self, data: bytes) -> None:
         try:
-            await self.stream.send_all(data)
+            async with self._sending:
+                await self.stream.send_all(data)
         except trio.BrokenResourceError as error:
             raise ClosedByServer from error
 
@@ -135,7 +145,10 @@ class RawClient:
             await self.read()
 
     async def response(self, stream_id: int) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Status, headers and body of a complete response; credit is given back."""
+        """Status (0 if its head was taken already), headers and body of a complete response.
+
+        Credit for the body is given back.
+        """
         body = b""
         head: dict[bytes, bytes] = {}
         while True:
@@ -147,7 +160,7 @@ class RawClient:
                 self.h2.acknowledge_received_data(event.flow_controlled_length or 0, stream_id)
                 await self.flush_if_open()
             elif isinstance(event, h2.events.StreamEnded):
-                return int(head[b":status"]), head, body
+                return int(head.get(b":status", 0)), head, body
             elif isinstance(event, h2.events.StreamReset):
                 raise AssertionError(f"stream {stream_id} was reset: {event.error_code}")
 
@@ -238,3 +251,54 @@ async def stock(app: App, *, grace_s: float = 5.0, **_: Any) -> AsyncGenerator[S
     run = partial(hypercorn.trio.serve, http_only, config, shutdown_trigger=server.shutdown.wait, mode="asgi")
     async with _running(server, run) as running:
         yield running
+
+
+# -- small applications
+
+
+def body(data: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def done(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    await send(START)
+    await send(body(b"done", more=False))
+
+
+async def echo(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    await send(START)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        await send(body(message["body"], more=message["more_body"]))
+        if not message["more_body"]:
+            return
+
+
+async def deaf(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Neither reads nor notices that its client is gone."""
+    await send(START)
+    await trio.sleep_forever()
+
+
+async def goaway(client: RawClient) -> ErrorCodes:
+    event = await client.until(h2.events.ConnectionTerminated)
+    with suppress(ClosedByServer):
+        while True:
+            await client.read()
+    return ErrorCodes(event.error_code)
+
+
+@asynccontextmanager
+async def protocol(app: Any) -> AsyncGenerator[RawClient, None]:
+    """H2Protocol on a stream without any buffer of its own: what one end sends, the other must take."""
+    ours_, theirs = trio.testing.lockstep_stream_pair()
+    server = H2Protocol(app, ours_, settings=ServerSettings(), scheme="http", client=None, server=None)
+    async with trio.open_nursery() as nursery:
+        client = RawClient(theirs)
+        client.h2.initiate_connection()
+        first = client.h2.data_to_send()
+        nursery.start_soon(lambda: server.run(first, deadline=float("inf")))
+        yield client
+        nursery.cancel_scope.cancel()

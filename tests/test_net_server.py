@@ -18,18 +18,15 @@ import hypercorn.protocol.http_stream
 import pytest
 import trio
 import trio.testing
-from h2raw import ClosedByServer, RawClient, Server, jump_clock, ours, stock
+from h2raw import START, ClosedByServer, RawClient, Receive, Send, Server, body, done, jump_clock, ours, stock
 from hyperframe.frame import GoAwayFrame
 
 import backrest.net.h2server
 
 __all__ = ["jump_clock"]
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Serve = Callable[..., Any]
 
-START = {"type": "http.response.start", "status": 200, "headers": []}
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 LARGE = bytes(64 * 1024)
 
@@ -37,17 +34,8 @@ LARGE = bytes(64 * 1024)
 LONG_S = 100
 
 
-def body(data: bytes, *, more: bool = True) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-async def answer_at_once(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    await send(START)
-    await send(body(b"done", more=False))
-
-
 async def late_data(serve: Serve) -> str:
-    async with serve(answer_at_once) as server, server.client() as client:
+    async with serve(done) as server, server.client() as client:
         stream_id = await client.request()
         await client.response(stream_id)
         # In all more than the connection's window: it must come back.
@@ -67,7 +55,7 @@ async def malformed(serve: Serve, headers: list[tuple[bytes, bytes]]) -> str:
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["path"] == "/wait":
             await hold.wait()
-        await answer_at_once(scope, receive, send)
+        await done(scope, receive, send)
 
     async with serve(app) as server, server.client() as client:
         other = await client.request(b"/wait", end=True)
@@ -113,7 +101,7 @@ async def failure_inside_a_connection(serve: Serve, monkeypatch: pytest.MonkeyPa
         monkeypatch.undo()
         raise KeyError("a mistake of ours")
 
-    async with serve(answer_at_once) as server, server.client() as client:
+    async with serve(done) as server, server.client() as client:
         if serve is stock:
             monkeypatch.setattr(hypercorn.protocol.http_stream.HTTPStream, "handle", fails)
         else:
@@ -174,7 +162,7 @@ async def application_does_not_read(serve: Serve) -> str:
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["path"] == "/busy":
             await trio.sleep_forever()
-        await answer_at_once(scope, receive, send)
+        await done(scope, receive, send)
 
     async with serve(app) as server, server.client() as client:
         busy = await client.request(b"/busy")
@@ -315,7 +303,7 @@ async def end_at_shutdown(serve: Serve) -> str:
 
 
 async def windows(serve: Serve) -> str:
-    async with serve(answer_at_once) as server, server.client() as client:
+    async with serve(done) as server, server.client() as client:
         await client.response(await client.request(end=True))
         stream_id = await client.request(b"/")
         stream = client.h2.streams[stream_id].outbound_flow_control_window

@@ -231,11 +231,7 @@ class H2Protocol:
             return
         if not stream.started:
             status = 503 if stream.working.cancel_called else 500
-            try:
-                self.start_response(stream, status, [(b"content-length", b"0")])
-            except ProtocolError:  # the handler's own headers were not allowed, and h2 counts them as sent
-                self.break_off(stream, "the handler's headers cannot be sent", ErrorCodes.INTERNAL_ERROR)
-                return
+            self.start_response(stream, status, [(b"content-length", b"0")])
             stream.started = stream.ending = True
             self.wants_to_send(stream)
         elif not stream.ending or stream.pending:

@@ -41,7 +41,13 @@ class _Connection(H2Connection):
 def open_h2(settings: ServerSettings) -> H2Connection:
     """A server's connection whose SETTINGS and window are ready to be sent."""
     connection = _Connection(
-        H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
+        H2Configuration(
+            client_side=False,
+            header_encoding=None,
+            validate_inbound_headers=False,  # see h2stream.build_scope
+            validate_outbound_headers=False,  # see h2stream.response_headers
+            normalize_outbound_headers=False,
+        )
     )
     connection.local_settings = Settings(
         client=False,

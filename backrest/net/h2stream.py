@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -103,12 +104,29 @@ def build_scope(
     }
 
 
+def response_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The application's headers as HTTP/2 wants them; those of a connection are left out. ValueError.
+
+    Checked here and not by h2, which would notice in the middle of compressing them: what the compressor has
+    remembered by then never reaches the peer, and every later response of the connection is unreadable.
+    """
+    checked: list[tuple[bytes, bytes]] = []
+    for raw_name, raw_value in headers:
+        name, value = bytes(raw_name).strip().lower(), bytes(raw_value).strip()
+        if not _TOKEN.fullmatch(name) or _BAD_VALUE.search(value):
+            raise ValueError(f"the response header {name[:40]!r} cannot be sent")
+        if name not in _OF_THE_CONNECTION:
+            checked.append((name, value))
+    return checked
+
+
 class H2Stream:
     """One request. ``receive`` and ``send`` belong to the application, the rest to the connection."""
 
     __slots__ = (
         "_credit",
         "_inbox",
+        "_moved_at",
         "_offset",
         "_outbox",
         "_owner",
@@ -139,6 +157,7 @@ class H2Stream:
         self._outbox: deque[bytes | bytearray] = deque()
         self._offset = 0  # bytes of the outbox's first element that are already gone
         self.pending = 0  # bytes in the outbox
+        self._moved_at = 0.0  # when the outbox began to wait for the peer, or last got shorter
         self.request_ended = False  # END_STREAM came
         self._request_reported = False  # and the application knows
         self.started = False  # the response's headers are out
@@ -180,6 +199,7 @@ class H2Stream:
                 self._offset = 0
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self.pending -= len(data)
+        self._moved_at = trio.current_time()
         if self.pending <= HIGH_WATER:
             self._room.unpark_all()
         return data
@@ -241,7 +261,8 @@ class H2Stream:
         if message["type"] == "http.response.start":
             if self.started:
                 raise RuntimeError("the response has started already")
-            self._owner.start_response(self, int(message["status"]), list(message.get("headers", ())))
+            headers = response_headers(message.get("headers", ()))
+            self._owner.start_response(self, int(message["status"]), headers)
             self.started = True
         elif message["type"] == "http.response.body":
             if not self.started or self.ending:
@@ -259,6 +280,8 @@ class H2Stream:
     def _push(self, body: bytes) -> None:
         if not body or self.head_only:
             return
+        if not self.pending:
+            self._moved_at = trio.current_time()
         self.pending += len(body)
         last = self._outbox[-1] if self._outbox else None
         if len(body) >= JOIN_BELOW:
@@ -283,9 +306,8 @@ class H2Stream:
 
     async def _progress(self) -> None:
         """Waits for the outbox to shrink. A peer that keeps the window shut for too long is given up."""
-        before = self.pending
-        with trio.move_on_after(self._stall_s):
+        with trio.move_on_at(self._moved_at + self._stall_s):
             await self._room.park()
             return
-        if self.pending == before and not self.finished:
+        if trio.current_time() >= self._moved_at + self._stall_s and not self.finished:
             self._owner.break_off(self, f"the peer has not read for {self._stall_s:.0f} s")
