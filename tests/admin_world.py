@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from backrest import wire
 from backrest.admin import client
 from backrest.admin.context import Context, Daemon
 from backrest.admin.server import admin_app
@@ -27,6 +28,7 @@ from backrest.store.peers import PeerStore
 from backrest.wire import operations
 
 GUID = "a" * 64
+SECRET = "5e" * 32
 HUB_TOKEN_KEY = "ed25519." + "A" * 43
 
 
@@ -133,3 +135,17 @@ def operation(number: int = 1, **fields: Any) -> operations.Operation:
         "unix_time_end_ms": 1_700_000_001_000 + number,
     }
     return operations.Operation(**(given | fields), operation_backup=operations.OperationBackup())
+
+
+def add_host(world: World, **args: Any) -> Any:
+    given = {"token": f"{HUB_TOKEN_KEY}:{SECRET}#hub", "url": "http://hub:9898", "wait": False} | args
+    return world.stream("AddHost", **given)[0]
+
+
+def add_client(world: World, instance_id: str = "laptop", keyid: str = "ed25519." + "B" * 43) -> str:
+    def change(config: wire.config.Config) -> None:
+        client = config.multihost.authorized_clients.add(instance_id=instance_id, keyid=keyid)
+        client.permissions.add(type=1, scopes=["*"])
+
+    (world.context.config if world.context else world.config()).transform(change)
+    return keyid
