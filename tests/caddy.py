@@ -57,15 +57,13 @@ class Caddy:
         ):
             assert text.count(old) == 1, f"the Caddyfile holds {old!r} not once"
             text = text.replace(old, new)
-        options = f"admin {self._admin}\nlocal_certs\nskip_install_trust\nauto_https disable_redirects"
+        # With "debug" the log says when the certificate is in use; until then TLS handshakes fail.
+        options = f"debug\nadmin {self._admin}\nlocal_certs\nskip_install_trust\nauto_https disable_redirects"
         self._config.write_text("{\n" + options + "\n}\n" + text)
 
     async def start(self) -> None:
-        waiting = {"serving initial configuration"}
-        if (
-            not self.ca_file.exists()
-        ):  # later the certificate is there, and loaded before Caddy says that it serves
-            waiting.add("certificate obtained successfully")
+        # The second comes after the first when the certificate is made, and before it when it is loaded.
+        waiting = {"serving initial configuration", "added certificate to cache"}
         command = [self._binary, "run", "--config", str(self._config), "--adapter", "caddyfile"]
         null = subprocess.DEVNULL
         self._process = await trio.lowlevel.open_process(

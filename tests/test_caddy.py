@@ -99,6 +99,14 @@ async def test_a_certificate_of_caddys_ca_is_not_trusted_without_it() -> None:
                 pass
 
 
+async def test_a_name_that_caddy_does_not_serve_is_named() -> None:
+    async with hub() as address, running_caddy(address) as caddy:
+        caddy.url = caddy.url.replace("localhost", "127.0.0.1")
+        with pytest.raises(NetError, match="has no certificate for this name"):
+            async with dialled(caddy):
+                pass
+
+
 async def test_a_reload_of_caddy_is_noticed_at_once_and_a_new_stream_works() -> None:
     async with hub() as address, running_caddy(address) as caddy:
         async with dialled(caddy) as stream:

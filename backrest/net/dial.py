@@ -203,6 +203,10 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
             return NetError(
                 f"{where} does not speak TLS: write http:// instead of https://, or put a proxy before it"
             )
+        if reason in _NO_CERTIFICATE:
+            return NetError(
+                f"{where} has no certificate for this name, or not yet: is the name in the URL right?"
+            )
         return NetError(f"no TLS connection to {where}: {reason.replace('_', ' ').lower() or cause}")
     return NetError(f"{where} broke the connection off during the TLS handshake")
 
@@ -210,6 +214,9 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
 # OpenSSL's codes for a chain that ends at nobody we know: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT (2),
 # DEPTH_ZERO_SELF_SIGNED_CERT (18), SELF_SIGNED_CERT_IN_CHAIN (19), UNABLE_TO_GET_ISSUER_CERT_LOCALLY (20).
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20)
+
+# The alerts of servers that have no certificate to show: Caddy's (Go's), and that of RFC 6066.
+_NO_CERTIFICATE = ("TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_UNRECOGNIZED_NAME")
 
 # What OpenSSL calls an answer that is no TLS record; the name differs between its versions.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
