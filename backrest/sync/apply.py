@@ -21,6 +21,12 @@ Repo = wire.config.Repo
 SetConfig = wire.sync.SyncStreamItem.SyncActionSetConfig
 
 
+# A push is worked on while the configuration is locked, each item against all that is here.
+MOST_ITEMS = 1000  # in one push, and repos or plans in all when a peer adds one
+ITEM_BYTES = 256 * 1024
+FLAG_CHARS = 4096  # what splits a flag into words takes quadratic time
+
+
 @dataclass(slots=True)
 class Report:
     """What became of a push: ``applied`` and ``refused`` hold one sentence each, in the order of the items."""
@@ -35,8 +41,12 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
 
     ``report.changed`` is False when the configuration is as it was: then write nothing.
     """
-    before = config.SerializeToString(deterministic=True)
     report = Report()
+    items = len(message.plans) + len(message.repos)
+    if items + len(message.plans_to_delete) + len(message.repos_to_delete) > MOST_ITEMS:
+        report.refused.append(f"nothing was applied: more than {MOST_ITEMS} items in one push")
+        return report
+    before = config.SerializeToString(deterministic=True)
     grants = Grants(peer.permissions)
     for plan in message.plans:
         _set_plan(config, grants, plan, report)
@@ -51,6 +61,9 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
 
 
 def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Report) -> None:
+    if plan.ByteSize() > ITEM_BYTES:
+        report.refused.append(f"plan {plan.id[:80]!r}: larger than {ITEM_BYTES >> 10} KiB")
+        return
     here = next((p for p in config.plans if p.id == plan.id), None)
     allowed = grants.plan(plan.id, plan.repo, READ_WRITE_CONFIG)
     if here is not None:  # else a plan limited to one repo could be moved in from another
@@ -63,7 +76,9 @@ def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Re
     except UserError as error:  # a mask where nothing is known that it could stand for
         report.refused.append(f"plan {plan.id!r}: {error}")
         return
-    if here is None:
+    if here is None and len(config.plans) >= MOST_ITEMS:
+        report.refused.append(f"plan {plan.id!r}: there are {MOST_ITEMS} plans here already")
+    elif here is None:
         config.plans.append(new)
         report.applied.append(f"plan {plan.id!r} added")
     elif here != new:
@@ -72,6 +87,9 @@ def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Re
 
 
 def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: Report) -> None:
+    if repo.ByteSize() > ITEM_BYTES:
+        report.refused.append(f"repo {repo.id[:80]!r}: larger than {ITEM_BYTES >> 10} KiB")
+        return
     if not repo.guid:
         report.refused.append(f"repo {repo.id!r}: it has no guid")
         return
@@ -123,7 +141,9 @@ def _write_repo(config: Config, here: Repo | None, repo: Repo, origin: str, repo
         report.refused.append(f"repo {repo.id!r}: {error}")
         return
     new.origin_instance_id = origin
-    if here is None:
+    if here is None and len(config.repos) >= MOST_ITEMS:
+        report.refused.append(f"repo {repo.id!r}: there are {MOST_ITEMS} repos here already")
+    elif here is None:
         config.repos.append(new)
         report.applied.append(f"repo {repo.id!r} added")
     elif here != new:
@@ -197,7 +217,7 @@ def _runs_program(entry: str) -> bool:
 
 
 def _names_program(flag: str) -> bool:
-    if "${" in flag:
+    if len(flag) > FLAG_CHARS or "${" in flag:
         return True  # as for the environment
     try:
         words = shlex.split(flag)

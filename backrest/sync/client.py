@@ -217,7 +217,12 @@ class KnownHost:
         self._update(wire.sync.CONNECTION_STATE_CONNECTED, "", last_heartbeat_ms=now_ms, warnings=())
         log.info("connected to %s at %s", self._entry.instance_id, self._entry.instance_url)
         if self._secret():
-            await trio.to_thread.run_sync(self._config.transform, self._forget_secret)
+            try:
+                await trio.to_thread.run_sync(self._config.transform, self._forget_secret)
+            except (
+                BackrestError
+            ) as error:  # a full disk: the session is good all the same, and the next one tries again
+                log.error("the pairing secret for %s was not cleared: %s", self._entry.instance_id, error)
 
     def _forget_secret(self, config: wire.config.Config) -> bool:
         for entry in config.multihost.known_hosts:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from backrest import wire
 from backrest.crypto.identity import Identity
 from backrest.errors import BackrestError, Code, Fault, PeerError
-from backrest.protocol import events
+from backrest.protocol import events, framing
 from backrest.protocol.session import Limits, Role, Session
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
@@ -27,13 +27,17 @@ from backrest.store.peers import PeerStore
 from backrest.sync import pairing
 from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
 from backrest.sync.inbound import Inbound
-from backrest.sync.link import Link, Stream
+from backrest.sync.link import GOODBYE_S, Link, Stream
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
 
 STALLED_AFTER_S = 600.0  # a client that reads nothing for this long is ended (DESIGN.md, Limits)
 REFUSALS_AUDITED = 100  # a minute: strangers must not be able to fill the disk with their refusals
+REFUSALS_LOGGED = 100  # a minute: nor with the log's lines
+
+# What an honest peer never does: garbage, a man in the middle, a replay, a reflection, a forged signature.
+_ATTACKS = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE)
 
 Config = wire.config.Config
 Peer = wire.config.Multihost.Peer
@@ -76,6 +80,8 @@ class Hub:
         self._gate = Gate()
         self._failures = FailureLimit()
         self._refusals = FailureLimit(per_address=REFUSALS_AUDITED, total=REFUSALS_AUDITED)
+        self._unrecorded = 0
+        self._logged = FailureLimit(per_address=REFUSALS_LOGGED, total=REFUSALS_LOGGED)
         self._live: dict[str, Inbound] = {}
         self._links: set[Link] = set()
         self._storing: dict[str, trio.Lock] = {}
@@ -89,6 +95,8 @@ class Hub:
             async with self._gate.place(limit_key(address)) as place:
                 waiting.deadline = math.inf
                 await self._serve(stream, address, opened, place)
+        if waiting.cancelled_caught:
+            await _turn_away(stream, Code.UNAVAILABLE, "the hub is busy: too many others want to be let in")
 
     async def _serve(self, stream: InboundStream, address: str, opened: float, place: Place) -> None:
         config = self.watch.current
@@ -98,6 +106,7 @@ class Hub:
             log.error(
                 "no sync session can be served: this instance has no valid identity ('backrest init' makes one)"
             )
+            await _turn_away(stream, Code.PERMISSION_DENIED, "this hub has no identity yet")
             return
         session = Session(
             Role.HUB,
@@ -115,8 +124,11 @@ class Hub:
             nonlocal client
             if isinstance(event, events.PeerIdentified):
                 entry = await self._identify(event, address)
-                client = Inbound(self, link, entry)
+                if not self.authorizes(entry):  # changed since it was looked up or paired
+                    changed = pairing.refusal("this client's entry on the hub was changed this very moment")
+                    raise await self._refuse(event, address, changed)
                 kept = session.accept()
+                client = Inbound(self, link, entry)
                 place.leave()
                 self._arrived(client, entry, address)
                 link.spawn(client.store)
@@ -137,7 +149,11 @@ class Hub:
             self._links.discard(link)
             if client is not None:
                 self._left(client, error)
-        if error is not None and client is None:
+        if isinstance(error, PeerError) and error.fault in _ATTACKS:
+            await self._record_refusal(session.peer, address, error)
+        now = trio.current_time()
+        if error is not None and client is None and not self._logged.refused("", now):
+            self._logged.failed("", now)
             log.info(
                 "a stream from %s ended before its peer was let in: %s", address or "the local socket", error
             )
@@ -188,6 +204,15 @@ class Hub:
             config = await trio.to_thread.run_sync(self._config.transform, change)
         except PeerError as refusal:
             raise await self._refuse(peer, address, refusal) from None
+        except (
+            BackrestError
+        ) as trouble:  # ours (a full disk, a configuration edited badly): not the peer's guess
+            undo()
+            log.error("%s could not be paired: %s", peer.keyid, trouble)
+            failed = PeerError(
+                Fault.REFUSED, Code.INTERNAL, "the hub could not store the pairing; its log says why"
+            )
+            raise await self._refuse(peer, address, failed) from None
         undo()
         await self._record(
             "paired", keyid=peer.keyid, instance=peer.instance_id, address=address, token=label
@@ -199,16 +224,32 @@ class Hub:
         return entry
 
     async def _refuse(self, peer: events.PeerIdentified, address: str, refusal: PeerError) -> PeerError:
-        now = trio.current_time()
-        if not self._refusals.refused("", now):
-            self._refusals.failed("", now)
-            await self._record(
-                "refused", keyid=peer.keyid, instance=peer.instance_id, address=address, reason=str(refusal)
-            )
+        await self._record_refusal(peer, address, refusal)
         return refusal
 
-    async def _record(self, event: str, **fields: str) -> None:
-        await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
+    async def _record_refusal(
+        self, peer: events.PeerIdentified | None, address: str, refusal: PeerError
+    ) -> None:
+        now = trio.current_time()
+        if self._refusals.refused("", now):
+            self._unrecorded += 1
+            return
+        self._refusals.failed("", now)
+        fields: dict[str, Any] = {"address": address, "reason": str(refusal)}
+        if peer is not None:
+            fields |= {"keyid": peer.keyid, "instance": peer.instance_id}
+        if self._unrecorded:  # since the last one recorded: nobody hides behind a flood without a trace
+            fields["unrecorded"], self._unrecorded = self._unrecorded, 0
+        await self._record("refused", **fields)
+
+    async def _record(self, event: str, **fields: Any) -> None:
+        """A full disk changes nothing about who is let in. Shielded: what was decided is recorded, also when the
+        stream ends at this moment."""
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
+            except BackrestError as error:
+                log.error("the audit log could not record %r, %r: %s", event, fields, error)
 
     # --- live sessions
 
@@ -271,6 +312,11 @@ class Hub:
     def set_config(self, change: Callable[[Config], bool]) -> Config:
         """Blocking: the store's transform, for a client that may change this hub's repos and plans."""
         return self._config.transform(change)
+
+
+async def _turn_away(stream: Stream, code: Code, message: str) -> None:
+    with trio.move_on_after(GOODBYE_S), suppress(OSError, BackrestError):
+        await stream.send(framing.end_of_stream(code, message))
 
 
 def _how_it_ended(error: BackrestError | None) -> tuple[Any, str]:

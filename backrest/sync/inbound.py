@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -21,6 +21,7 @@ from backrest.errors import Code, Fault, PeerError, UserError
 from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
 from backrest.protocol import events, reconcile
 from backrest.store.mask import masked_remote_config
+from backrest.store.text import one_line
 from backrest.sync import apply, views
 from backrest.sync.link import Link, Signal
 
@@ -31,10 +32,24 @@ log = logging.getLogger("backrest.sync")
 
 QUEUE_BYTES = 8 * 1024 * 1024  # received and not yet stored; then the client waits
 ANSWER_DUE_S = 10.0  # without any answer for so long, ids that were asked for may be gone at the client
+QUEUED_ITEM_BYTES = (
+    512  # what an item costs us beside its content: millions of empty ones are not for nothing
+)
+MANIFEST_IDS = (
+    2_000_000  # compared in memory, some 100 bytes each; the scale is a million operations of all clients
+)
+REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refused, again
+VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
+PUSHES = 10  # set_configs taken in PUSHES_S; then a peer waits: each is a write to disk, and a new view for all others
+PUSHES_S = 10.0
+REPORTED = 20  # sentences of one push that are logged, each of at most REPORTED_CHARS
+REPORTED_CHARS = 500
 BATCH_OPERATIONS = 4096  # joined into one write and one fsync
 
 Operation = wire.operations.Operation
 Manifest = wire.sync.SyncStreamItem.SyncActionOperationManifest
+ReceiveConfig = wire.sync.SyncStreamItem.SyncActionReceiveConfig
+ReceiveResources = wire.sync.SyncStreamItem.SyncActionReceiveResources
 
 
 @dataclass(slots=True)
@@ -61,10 +76,12 @@ class Inbound:
         self._work = Signal()
         self._room = Signal()
         self._pacer: reconcile.Pacer | None = None
+        self._pushes = Pushes()
+        self._config = hub.watch.current
 
     def start(self) -> None:
         """Say what every client hears first. Call once, as soon as the session accepted the client."""
-        self._send_view(self._hub.watch.current)
+        self._send_view(self._config)
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.HeartbeatReceived):
@@ -74,15 +91,15 @@ class Inbound:
 
     async def _received(self, kind: str, message: object) -> None:
         if isinstance(message, Manifest):
+            if len(message.op_ids) > MANIFEST_IDS:
+                raise PeerError(
+                    Fault.ITEM, Code.RESOURCE_EXHAUSTED, f"a manifest of more than {MANIFEST_IDS} operations"
+                )
             await self._put(message, message.ByteSize())
         elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveOperations):
             await self._operations(message.event)
-        elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveConfig):
-            self._hub.peers.update(self.keyid, remote_config=masked_remote_config(message.config))
-        elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveResources):
-            self._hub.peers.update(
-                self.keyid, known_repos=tuple(message.repos), known_plans=tuple(message.plans)
-            )
+        elif isinstance(message, ReceiveConfig | ReceiveResources):
+            self._hub.peers.update(self.keyid, **await shown(message))
         elif isinstance(message, apply.SetConfig):
             await self._set_config(message)
         else:
@@ -103,6 +120,7 @@ class Inbound:
     async def _put(self, item: Manifest | _Changes, size: int) -> None:
         while self._queued_bytes > QUEUE_BYTES:
             await self._room.wait()
+        size += QUEUED_ITEM_BYTES
         self._queue.append((size, item))
         self._queued_bytes += size
         self._work.set()
@@ -115,7 +133,7 @@ class Inbound:
                 with trio.move_on_after(ANSWER_DUE_S if asking else math.inf) as overdue:
                     await self._work.wait()
                 if overdue.cancelled_caught and self._pacer is not None:
-                    self._request(self._pacer.idle())
+                    await self._request(self._pacer.idle())
             size, item = self._queue.popleft()
             if isinstance(item, Manifest):
                 await self._reconcile(item)
@@ -151,21 +169,26 @@ class Inbound:
             held = self._hub.oplog.held(self.keyid)
             return reconcile.diff(manifest.op_ids, manifest.modnos, held, refused)
 
-        diff = await trio.to_thread.run_sync(compare)
+        async with self._hub.storing(
+            self.keyid
+        ):  # what a displaced session is still storing is compared, too
+            if self.link.over:
+                return
+            diff = await trio.to_thread.run_sync(compare)
         if diff.delete:
             await self._apply(_Changes(deletes=list(diff.delete)))
         log.debug(
             "manifest of %s: %d listed, %d asked for", self.keyid, len(manifest.op_ids), len(diff.request)
         )
         self._pacer = reconcile.Pacer(diff.request)
-        self._request(self._pacer.next_request())
+        await self._request(self._pacer.next_request())
 
     async def _apply(self, changes: _Changes) -> None:
         allowed = [op for op in changes.upserts if self._allowed(op)]
         refused = self._hub.refused(self._entry)
         if len(allowed) != len(changes.upserts):
             out_of_scope = {op.id: op.modno for op in changes.upserts if not self._allowed(op)}
-            refused.update(out_of_scope)
+            _remember(refused, out_of_scope)
             log.info(
                 "%s: %d operations out of scope were not kept", self._entry.instance_id, len(out_of_scope)
             )
@@ -179,13 +202,15 @@ class Inbound:
                 partial(self._hub.oplog.apply, self.keyid, allowed, changes.deletes, keep_newer=live)
             )
         modnos = {op.id: op.modno for op in allowed}
-        for original_id, reason in applied.invalid:
-            refused[original_id] = modnos.get(original_id, 0)
+        for original_id, reason in applied.invalid[:REPORTED]:
             log.warning("%s: operation %d refused: %s", self._entry.instance_id, original_id, reason)
+        if len(applied.invalid) > REPORTED:
+            log.warning("%s: %d operations refused", self._entry.instance_id, len(applied.invalid))
+        _remember(refused, {original_id: modnos.get(original_id, 0) for original_id, _ in applied.invalid})
         if len(allowed) != len(changes.upserts) or applied.invalid:
             self._hub.peers.update(self.keyid, refused=len(refused))
         if self._pacer is not None and changes.upserts:
-            self._request(self._pacer.received([op.id for op in changes.upserts]))
+            await self._request(self._pacer.received([op.id for op in changes.upserts]))
 
     def _allowed(self, op: Operation) -> bool:
         key = (op.repo_id, op.plan_id)
@@ -196,9 +221,9 @@ class Inbound:
             allowed = self._in_scope[key] = self._grants.operation(*key)
         return allowed
 
-    def _request(self, op_ids: list[int]) -> None:
+    async def _request(self, op_ids: list[int]) -> None:
         if op_ids:
-            self.link.send_now(
+            await self.link.send(
                 "request_operation_data",
                 wire.sync.SyncStreamItem.SyncActionRequestOperationData(op_ids=op_ids),
             )
@@ -207,16 +232,28 @@ class Inbound:
 
     async def follow_config(self) -> None:
         """Send the view again after each change; end the session when the change touches the client's own entry."""
-        config = self._hub.watch.current
+        self.link.spawn(self._show_config)
+        began, config = self._config, self._config
         while True:
             config = await self._hub.watch.changed(config)
+            if config.instance != began.instance or config.multihost.identity != began.multihost.identity:
+                self.link.end(code=Code.INTERNAL, message="this hub has another instance id or key now")
+                return
             if not self._hub.authorizes(self._entry):
                 known = any(p.keyid == self.keyid for p in config.multihost.authorized_clients)
                 reason = "its permissions were changed" if known else "it was removed from this hub"
                 code = Code.INTERNAL if known else Code.PERMISSION_DENIED
                 self.link.end(code=code, message=f"the client's session ends: {reason}")
                 return
-            self._send_view(config)
+
+    async def _show_config(self) -> None:
+        config = self._config
+        while True:
+            await self._hub.watch.changed(config)
+            await self.link.room()  # a client that reads nothing for long gets the newest, not all of them
+            config = self._hub.watch.current
+            if self._hub.authorizes(self._entry):
+                self._send_view(config)
 
     def _send_view(self, config: wire.config.Config) -> None:
         item = wire.sync.SyncStreamItem
@@ -232,7 +269,44 @@ class Inbound:
             raise PeerError(
                 Fault.ITEM, Code.INVALID_ARGUMENT, "set_config needs READ_WRITE_CONFIG on this hub"
             )
+        await self._pushes.turn()
         await change_config(self._hub.set_config, self._entry, message)
+
+
+def _remember(refused: dict[int, int], more: Mapping[int, int]) -> None:
+    if len(refused) + len(more) <= REFUSED_REMEMBERED:
+        refused.update(more)
+
+
+async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
+    """The fields of a peer's record that its view, or its list of resources, fills. One too large is not kept."""
+    if message.ByteSize() > VIEW_BYTES:
+        return {
+            "message": f"what it shows of its configuration is larger than {VIEW_BYTES >> 20} MiB: not kept"
+        }
+    if isinstance(message, ReceiveConfig):
+        return {"remote_config": await trio.to_thread.run_sync(masked_remote_config, message.config)}
+    return {"known_repos": tuple(message.repos), "known_plans": tuple(message.plans)}
+
+
+class Pushes:
+    """The rate at which one session's set_configs are taken: whoever pushes faster waits, and loses nothing."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=PUSHES)
+
+    async def turn(self) -> None:
+        if len(self._times) == PUSHES:
+            await trio.sleep_until(self._times[0] + PUSHES_S)
+        self._times.append(trio.current_time())
+
+
+def _stands(config: wire.config.Config, entry: wire.config.Multihost.Peer) -> bool:
+    sync = config.multihost
+    return any(
+        peer.keyid == entry.keyid and peer.permissions == entry.permissions
+        for peer in (*sync.authorized_clients, *sync.known_hosts)
+    )
 
 
 async def change_config(
@@ -246,6 +320,9 @@ async def change_config(
 
     def change(config: wire.config.Config) -> bool:
         nonlocal report
+        if not _stands(config, entry):  # removed, or its permissions changed, since the push came
+            report = apply.Report(refused=["nothing was applied: its permissions were changed meanwhile"])
+            return False
         report = apply.apply_set_config(config, entry, message)
         return report.changed
 
@@ -253,8 +330,9 @@ async def change_config(
         await trio.to_thread.run_sync(write, change)
     except UserError as error:
         report = apply.Report(refused=[f"nothing was applied: {error}"])
-    for sentence in report.applied:
-        log.info("configuration from %s: %s", entry.instance_id, sentence)
-    for sentence in report.refused:
-        log.warning("configuration from %s: %s", entry.instance_id, sentence)
+    for level, sentences in ((logging.INFO, report.applied), (logging.WARNING, report.refused)):
+        for sentence in sentences[:REPORTED]:
+            log.log(level, "configuration from %s: %s", entry.instance_id, one_line(sentence, REPORTED_CHARS))
+        if len(sentences) > REPORTED:
+            log.log(level, "configuration from %s: %d more", entry.instance_id, len(sentences) - REPORTED)
     return report

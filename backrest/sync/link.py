@@ -7,6 +7,7 @@ why; the others are cancelled, what is queued (the hub's end-of-stream message) 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ import trio
 from backrest.errors import BackrestError, Code, Fault, PeerError
 from backrest.protocol import events
 from backrest.protocol.session import Session
+
+log = logging.getLogger("backrest.sync")
 
 SEND_BYTES = 256 * 1024  # progress of a slow reader is judged in steps of this many bytes
 ROOM_BYTES = 1024 * 1024  # what may wait in the outbox before a sender has to wait
@@ -108,7 +111,7 @@ class Link:
 
     async def send(self, kind: str, message: Any) -> None:
         """Queue one item as soon as there is room for it."""
-        await self._wait_for_room()
+        await self.room()
         self.send_now(kind, message)
 
     def flush(self) -> None:
@@ -134,11 +137,19 @@ class Link:
             self.end(error, Code.INTERNAL, "internal error")  # our trouble is not the peer's to read
         except OSError as error:
             self._finish(_broke_off(error))
+        except Exception:
+            # One peer's session must not take anything else along, and its peer must hear an end.
+            log.exception("a sync session failed: this is a mistake in this program")
+            self.end(
+                BackrestError("this program made a mistake; its log says which"),
+                Code.INTERNAL,
+                "internal error",
+            )
 
     async def _read(self, handle: Callable[[events.Event], Awaitable[None]]) -> None:
         while True:
             if self._stalled_after is not None:
-                await self._wait_for_room()
+                await self.room()
             self.session.listen(trio.current_time())
             data = await self._stream.receive()
             now = trio.current_time()
@@ -195,7 +206,8 @@ class Link:
             return
         raise PeerError(Fault.SILENCE, Code.INTERNAL, f"the peer has read nothing for {limit:.0f} s")
 
-    async def _wait_for_room(self) -> None:
+    async def room(self) -> None:
+        """Wait until more may be queued: for a sender that makes its item only then, the newest."""
         while self.session.outbox_size > ROOM_BYTES:
             await self._room.wait()
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -21,11 +23,10 @@ from backrest.errors import Code, Fault, PeerError
 from backrest.permissions import Grants
 from backrest.protocol import events
 from backrest.store.config import ConfigStore
-from backrest.store.mask import masked_remote_config
 from backrest.store.oplog import Change, Meta, OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync import apply, views
-from backrest.sync.inbound import change_config
+from backrest.sync.inbound import Pushes, change_config, shown
 from backrest.sync.link import Link, Signal
 from backrest.sync.watch import ConfigWatch
 
@@ -33,7 +34,7 @@ log = logging.getLogger("backrest.sync")
 
 BATCH_OPERATIONS = 512  # in one message, as the reference does
 BATCH_BYTES = 8 * 1024 * 1024  # and no message far above this: the other side's limit is 64 MiB
-REQUESTED_IDS = 4_000_000  # asked for and not yet answered; a hub asks for each operation once
+REQUESTED_IDS = 4_000_000  # asked for and not yet answered, 8 bytes each; a hub asks for each operation once
 
 Item = wire.sync.SyncStreamItem
 Operation = wire.operations.Operation
@@ -65,14 +66,20 @@ class Outbound:
         self._work = Signal()
         self._lock = threading.Lock()  # over _changes, which the log's committing threads fill
         self._changes: dict[int, str] = {}
-        self._requested: deque[Sequence[int]] = deque()
+        self._unsaid: set[int] = (
+            set()
+        )  # gone before their creation was said: their deletion is not said either
+        self._requested: deque[array[int]] = deque()  # each of at most BATCH_OPERATIONS
         self._requested_ids = 0
         self._again = False
+        self._resources_due = False
+        self._pushes = Pushes()
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.PeerIdentified):
-            self._send_config(self._watch.current)
-            self._link.spawn(self._follow_config)
+            config = self._watch.current
+            self._send_config(config)
+            self._link.spawn(partial(self._follow_config, config))
             self._link.spawn(self._share_history)
         elif isinstance(event, events.Established):
             await self._on_established()
@@ -88,20 +95,18 @@ class Outbound:
                 raise PeerError(
                     Fault.ITEM, Code.RESOURCE_EXHAUSTED, "the hub asks for more operations than there are"
                 )
-            self._requested.append(message.op_ids)
+            self._ask(message.op_ids)
             self._work.set()
         elif isinstance(message, Item.SyncActionOperationManifest):
             self._again = True  # whatever it holds: the hub asks for a fresh one
             self._work.set()
         elif isinstance(message, Item.SyncActionRequestResources):
-            self._send_resources(self._watch.current)
-        elif isinstance(message, Item.SyncActionReceiveConfig):
-            self._peers.update(self._entry.keyid, remote_config=masked_remote_config(message.config))
-        elif isinstance(message, Item.SyncActionReceiveResources):
-            self._peers.update(
-                self._entry.keyid, known_repos=tuple(message.repos), known_plans=tuple(message.plans)
-            )
+            self._resources_due = True  # said when there is room: a hub may ask without end and read nothing
+            self._work.set()
+        elif isinstance(message, Item.SyncActionReceiveConfig | Item.SyncActionReceiveResources):
+            self._peers.update(self._entry.keyid, **await shown(message))
         elif isinstance(message, apply.SetConfig):
+            await self._pushes.turn()
             report = await change_config(self._config.transform, self._entry, message)
             self._peers.update(self._entry.keyid, warnings=tuple(report.refused))
         else:
@@ -109,10 +114,11 @@ class Outbound:
 
     # --- our configuration
 
-    async def _follow_config(self) -> None:
-        config = self._watch.current
+    async def _follow_config(self, config: wire.config.Config) -> None:
         while True:
-            config = await self._watch.changed(config)
+            await self._watch.changed(config)
+            await self._link.room()  # a hub that reads nothing for long gets the newest, not all of them
+            config = self._watch.current
             self._send_config(config)
 
     def _send_config(self, config: wire.config.Config) -> None:
@@ -147,6 +153,7 @@ class Outbound:
         while True:
             with self._lock:
                 self._changes.clear()
+            self._unsaid.clear()
             self._again = False
             attachment = await trio.to_thread.run_sync(self._oplog.attach, changed, self._sendable)
             try:
@@ -156,6 +163,10 @@ class Outbound:
                 log.debug("manifest for %s: %d operations", self._entry.instance_id, len(manifest.op_ids))
                 await self._link.send("operation_manifest", manifest)
                 while not self._again:
+                    if self._resources_due:
+                        await self._link.room()
+                        self._resources_due = False
+                        self._send_resources(self._watch.current)
                     if not (await self._send_changes() or await self._answer()):
                         await self._work.wait()
             finally:
@@ -178,24 +189,42 @@ class Outbound:
         for kind, ids in _runs(changes):
             event = wire.operations.OperationEvent()
             if kind == "deleted":
+                ids, unsaid = (
+                    [op_id for op_id in ids if op_id not in self._unsaid],
+                    self._unsaid.intersection(ids),
+                )
+                self._unsaid -= unsaid
+                if not ids:
+                    continue
                 event.deleted_operations.values.extend(ids)
                 await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
                 continue
-            for operations in await self._bodies(ids):
+            batches = await self._bodies(ids)
+            if kind == "created":  # one may be gone since: the reference ends the session over its deletion
+                found = {op.id for operations in batches for op in operations}
+                self._unsaid.difference_update(found)
+                self._unsaid.update(op_id for op_id in ids if op_id not in found)
+            for operations in batches:
                 event = wire.operations.OperationEvent()
                 target = event.created_operations if kind == "created" else event.updated_operations
                 target.operations.extend(operations)
                 await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
         return True
 
+    def _ask(self, ids: Sequence[int]) -> None:
+        """Keep what the hub asks for, in pieces that are answered one at a time."""
+        start = 0
+        if self._requested and len(self._requested[-1]) < BATCH_OPERATIONS:
+            start = BATCH_OPERATIONS - len(self._requested[-1])
+            self._requested[-1].extend(ids[:start])
+        for place in range(start, len(ids), BATCH_OPERATIONS):
+            self._requested.append(array("q", ids[place : place + BATCH_OPERATIONS]))
+
     async def _answer(self) -> bool:
         """Answer one batch of what the hub asked for, leaving out what no longer exists or is not its business."""
         if not self._requested:
             return False
         asked = self._requested.popleft()
-        if len(asked) > BATCH_OPERATIONS:
-            self._requested.appendleft(asked[BATCH_OPERATIONS:])
-            asked = asked[:BATCH_OPERATIONS]
         self._requested_ids -= len(asked)
         for operations in await self._bodies(asked):
             event = wire.operations.OperationEvent()
