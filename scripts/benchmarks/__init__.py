@@ -1,0 +1,1 @@
+"""What ``scripts/bench`` measures. Nothing here is part of the program."""

@@ -1,0 +1,138 @@
+"""Clients that are a session and a connection and nothing else: a thousand of them fit into one process.
+
+They send what a real client sends. A history is known by its ids only; its operations are made when they are asked
+for. Whether a hub has stored all it was sent is asked in the protocol's own words, which works with any hub: a fresh
+manifest with one id more, the probe. A hub works on a client's items in their order, so when it asks for the probe
+alone, everything before is stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from backrest import wire
+from backrest.crypto.identity import Identity
+from backrest.protocol import events
+from backrest.protocol.session import Role, Session
+from backrest.sync.client import dialer
+from backrest.sync.link import Link
+from benchmarks import operations
+
+Item = wire.sync.SyncStreamItem
+BATCH = 512  # operations in one message of an answer, as the reference does
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The hub: where, and who it must be. ``secret`` of a token that still has uses left, or ""."""
+
+    url: str
+    keyid: str
+    instance_id: str
+    secret: str = ""
+
+
+class LightClient:
+    """One client with ``count`` operations, numbered from 1."""
+
+    def __init__(self, name: str, count: int = 0) -> None:
+        self.name = name
+        self.identity = Identity.generate()
+        self.count = count
+        self.made: dict[int, wire.operations.Operation] = {}
+        self.dialled = 0.0
+        self._paired = False
+        self._link: Link | None = None
+        self._established = trio.Event()
+        self._stored = trio.Event()
+        self._stored_at = 0.0
+        self._answered = 0
+        self._probing = False
+
+    def prepare(self) -> None:
+        """Make the operations before the clock runs: making them is not what is measured."""
+        self.made = {op.id: op for op in operations.several(self.count, self.name)}
+
+    @asynccontextmanager
+    async def connected(self, target: Target, *, probe: bool = False) -> AsyncIterator[LightClient]:
+        """Dial, and stay until the block ends; ``probe`` puts the probe into the first manifest already."""
+        async with trio.open_nursery() as nursery:
+            self.start(nursery, target, probe=probe)
+            await self._established.wait()
+            yield self
+            self.leave()
+
+    def start(self, nursery: trio.Nursery, target: Target, *, probe: bool = False) -> None:
+        """Dial in the background. The session ends by ``leave``; the nursery gets what ended it otherwise."""
+        self._established, self._stored, self._answered = trio.Event(), trio.Event(), 0
+        self._probing = probe
+        self.dialled = time.monotonic()
+        nursery.start_soon(self._run, target)
+
+    async def _run(self, target: Target) -> None:
+        async with dialer()(target.url) as stream:
+            session = Session(
+                Role.CLIENT,
+                identity=self.identity,
+                instance_id=self.name,
+                now=trio.current_time(),
+                pairing_secret="" if self._paired else target.secret,
+                expected_keyid=target.keyid,
+                expected_instance_id=target.instance_id,
+            )
+            self._link = Link(session, stream)
+            await self._link.run(self._handle)
+
+    def leave(self) -> None:
+        if self._link is not None:
+            self._link.end()
+
+    async def until_established(self) -> None:
+        await self._established.wait()
+
+    async def until_stored(self) -> float:
+        """Until the hub asked for nothing but the probe; when that was."""
+        await self._stored.wait()
+        return self._stored_at
+
+    async def _handle(self, event: events.Event) -> None:
+        assert self._link is not None
+        if isinstance(event, events.PeerIdentified):
+            self._link.send_now(
+                "receive_config", Item.SyncActionReceiveConfig(config=wire.sync.RemoteConfig())
+            )
+            self._link.send_now("receive_resources", Item.SyncActionReceiveResources())
+            await self._announce()
+        elif isinstance(event, events.Established):
+            self._paired = True
+            self._established.set()
+        elif isinstance(event, events.Received) and event.kind == "request_operation_data":
+            assert isinstance(event.message, Item.SyncActionRequestOperationData)
+            await self._answer(event.message.op_ids)
+
+    async def _announce(self) -> None:
+        assert self._link is not None
+        ids = range(1, self.count + 1 + self._probing)
+        await self._link.send("operation_manifest", Item.SyncActionOperationManifest(op_ids=ids, modnos=ids))
+
+    async def _answer(self, asked: Sequence[int]) -> None:
+        assert self._link is not None
+        wanted = [number for number in asked if number <= self.count]
+        if not wanted and asked:
+            self._stored_at = time.monotonic()
+            self._stored.set()
+        for start in range(0, len(wanted), BATCH):
+            event = wire.operations.OperationEvent()
+            event.updated_operations.operations.extend(
+                map(self.made.__getitem__, wanted[start : start + BATCH])
+            )
+            await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
+        self._answered += len(wanted)
+        if wanted and self._answered >= self.count:
+            self._probing = True
+            await self._announce()

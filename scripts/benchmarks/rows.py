@@ -1,0 +1,356 @@
+"""The rows of the table, each a function that sets its scene, measures once, and clears up.
+
+A row returns figures by name; a name ends in its unit. What a figure means is in scripts/README.md.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from backrest.admin import client as admin
+from backrest.crypto.tokens import PairingToken
+from backrest.store.oplog import OpLog
+from backrest.wire import codec
+from benchmarks import operations
+from benchmarks.light import LightClient, Target
+from benchmarks.machines import BACKREST, LOOK_S, TICKS, Daemon, Machine, memory_mib
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``size`` is the row's own. ``hub`` is another implementation's URL, with ``token``; ``hub_pid`` if it is here."""
+
+    size: int
+    clients: int = 100
+    seconds: float = 10.0
+    hub: str = ""
+    token: str = ""
+    hub_pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    measure: Callable[[Options], Figures]
+    size: int
+    what: str  # the size counts
+    elsewhere: bool = False  # can be pointed at another hub
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="backrest-bench.") as name:
+        yield Path(name)
+
+
+class _Hub:
+    """The hub that light clients dial: one of ours, started here, or the one that the options name."""
+
+    def __init__(self, target: Target, pid: int) -> None:
+        self.target = target
+        self.pid = pid
+
+    def cpu_s(self) -> float:
+        """0 for a hub whose process we do not know."""
+        if not self.pid:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def memory_mib(self, what: str) -> float:
+        return memory_mib(self.pid, what) if self.pid else 0.0
+
+
+@contextmanager
+def _hub_for(options: Options, clients: Sequence[LightClient]) -> Iterator[_Hub]:
+    if options.hub:
+        token = PairingToken.parse(options.token)
+        yield _Hub(Target(options.hub, token.keyid, token.instance_id, token.secret), options.hub_pid)
+        return
+    with _scratch() as directory:
+        hub = Machine(directory, "hub")
+        hub.let_in((client.name, client.identity.keyid) for client in clients)
+        with hub.serving() as daemon:
+            yield _Hub(Target(daemon.url, hub.identity.keyid, hub.name), daemon.pid)
+
+
+def _light(count: int, held: int = 0) -> list[LightClient]:
+    """With names that no earlier run has used: another implementation's hub remembers them."""
+    run = os.urandom(4).hex()
+    return [LightClient(f"bench-{run}-{number}", held) for number in range(count)]
+
+
+# --- first sync
+
+
+def first_sync(options: Options) -> Figures:
+    if options.hub:
+        return trio.run(_first_sync_elsewhere, options)
+    with _scratch() as directory:
+        hub, client = Machine(directory, "hub"), Machine(directory, "client")
+        hub.let_in([(client.name, client.identity.keyid)])
+        history = directory / "history.jsonl"
+        with history.open("wb") as file:
+            file.writelines(codec.dumps(op) + b"\n" for op in operations.several(options.size, client.name))
+        client.run("ops", "import", str(history))
+        with hub.serving() as daemon:
+            client.know(hub, daemon.url)
+            cpu = daemon.cpu_s()
+            started = Daemon(client)
+            try:
+                _, connected = started.until_logged("connected to")
+                daemon.until_held(client.name, options.size)
+                ended = time.monotonic()
+                return {
+                    "from_start_s": ended - started.started,
+                    "from_connection_s": ended - connected,
+                    "each_us": (ended - connected) / options.size * 1e6,
+                    "hub_cpu_s": daemon.cpu_s() - cpu,
+                    "client_cpu_s": started.cpu_s(),
+                    "hub_peak_mib": daemon.memory_mib("VmHWM"),
+                    "client_peak_mib": started.memory_mib("VmHWM"),
+                }
+            finally:
+                started.stop()
+
+
+async def _first_sync_elsewhere(options: Options) -> Figures:
+    [client] = _light(1, options.size)
+    client.prepare()
+    with _hub_for(options, [client]) as hub:
+        cpu = hub.cpu_s()
+        async with client.connected(hub.target):
+            seconds = await client.until_stored() - client.dialled
+    return {
+        "from_connection_s": seconds,
+        "each_us": seconds / options.size * 1e6,
+        "hub_cpu_s": hub.cpu_s() - cpu if hub.pid else 0.0,
+        "hub_peak_mib": hub.memory_mib("VmHWM"),
+    }
+
+
+# --- reconnect
+
+
+def reconnect(options: Options) -> Figures:
+    return trio.run(_reconnect, options)
+
+
+async def _reconnect(options: Options) -> Figures:
+    [client] = _light(1, options.size)
+    client.prepare()
+    with _hub_for(options, [client]) as hub:
+        async with client.connected(hub.target):
+            await client.until_stored()
+        client.made.clear()
+        cpu = hub.cpu_s()
+        async with client.connected(hub.target, probe=True):
+            seconds = await client.until_stored() - client.dialled
+        return {
+            "wall_s": seconds,
+            "each_us": seconds / options.size * 1e6,
+            "hub_cpu_s": hub.cpu_s() - cpu,
+        }
+
+
+# --- live changes
+
+
+def live(options: Options) -> Figures:
+    return trio.run(_live, options)
+
+
+async def _live(options: Options) -> Figures:
+    others = _light(max(options.clients - 1, 0))
+    with _scratch() as directory:
+        hub, client = Machine(directory, "hub"), Machine(directory, "client")
+        hub.let_in([(c.name, c.identity.keyid) for c in others] + [(client.name, client.identity.keyid)])
+        with hub.serving() as daemon:
+            client.know(hub, daemon.url)
+            target = Target(daemon.url, hub.identity.keyid, hub.name)
+            async with AsyncExitStack() as connected:
+                for other in others:
+                    await connected.enter_async_context(other.connected(target))
+                with client.serving() as started:
+                    await trio.to_thread.run_sync(started.until_logged, "connected to")
+                    waits = await trio.to_thread.run_sync(_changes, hub, client, options.size)
+    waits.sort()
+    return {
+        "median_ms": statistics.median(waits) * 1000,
+        "p99_ms": waits[max(0, -(-99 * len(waits) // 100) - 1)] * 1000,
+        "max_ms": waits[-1] * 1000,
+    }
+
+
+def _changes(hub: Machine, client: Machine, count: int) -> list[float]:
+    """Seconds from a line in the client's file until the hub says, after its sync, that it has it."""
+    told: list[float] = []
+    more = threading.Semaphore(0)
+    ready = threading.Event()
+
+    def hear(event: dict[str, object]) -> None:
+        now = time.monotonic()
+        ready.set()
+        if "createdOperations" in event:
+            told.append(now)
+            more.release()
+
+    def follow() -> None:
+        # The hub is asked to end at last, which ends this with an error.
+        connection = admin.connect(hub.paths)
+        assert connection is not None
+        try:
+            with connection:
+                admin.ask(connection, "TailOperations", b'{"last":0}', hear)
+        except Exception:
+            ready.set()
+            more.release()
+
+    threading.Thread(target=follow, daemon=True).start()
+    ready.wait()
+    waits = []
+    for number in range(1, count + 1):
+        body = {"operations": [codec.to_dict(operations.make(number, client.name))]}
+        before = client.paths.oplog.stat().st_size
+        asking = threading.Thread(target=admin.call, args=(client.paths, "ImportOperations", body))
+        asking.start()
+        while client.paths.oplog.stat().st_size == before:
+            time.sleep(LOOK_S / 20)
+        written = time.monotonic()
+        more.acquire()
+        if len(told) < number:
+            raise RuntimeError("the hub ended while changes were under way")
+        waits.append(max(told[number - 1] - written, 0.0))
+        asking.join()
+    return waits
+
+
+# --- many clients
+
+
+def idle(options: Options) -> Figures:
+    return trio.run(_idle, options)
+
+
+async def _idle(options: Options) -> Figures:
+    clients = _light(options.size + 1)
+    with _hub_for(options, clients) as hub:
+        async with AsyncExitStack() as connected:
+            await connected.enter_async_context(clients[0].connected(hub.target))  # what is loaded only once
+            before = hub.memory_mib("VmRSS")
+            for client in clients[1:]:
+                await connected.enter_async_context(client.connected(hub.target))
+            await trio.sleep(min(1.0, options.seconds))  # what the connecting left to do
+            cpu, memory = hub.cpu_s(), hub.memory_mib("VmRSS")
+            await trio.sleep(options.seconds)
+            used = hub.cpu_s() - cpu
+    return {
+        "cpu_percent": 100 * used / options.seconds,
+        "each_cpu_ms_a_minute": used / options.seconds * 60_000 / options.size,
+        "each_kib": (memory - before) * 1024 / options.size,
+        "hub_mib": memory,
+    }
+
+
+def storm(options: Options) -> Figures:
+    return trio.run(_storm, options)
+
+
+async def _storm(options: Options) -> Figures:
+    clients = _light(options.size)
+    with _hub_for(options, clients) as hub:
+        await _all_at_once(clients, hub)  # pairs them, where there is a token
+        cpu, own = hub.cpu_s(), time.process_time()
+        seconds = await _all_at_once(clients, hub)
+        return {
+            "wall_s": seconds,
+            "each_hub_cpu_ms": (hub.cpu_s() - cpu) * 1000 / options.size,
+            "each_client_cpu_ms": (time.process_time() - own) * 1000 / options.size,
+            "hub_peak_mib": hub.memory_mib("VmHWM"),
+        }
+
+
+async def _all_at_once(clients: Sequence[LightClient], hub: _Hub) -> float:
+    """Seconds until all of them are connected; then they go."""
+    async with trio.open_nursery() as nursery:
+        start = time.monotonic()
+        for client in clients:
+            client.start(nursery, hub.target)
+        for client in clients:
+            await client.until_established()
+        seconds = time.monotonic() - start
+        for client in clients:
+            client.leave()
+    return seconds
+
+
+# --- one process
+
+
+_OPEN = """
+import sys, time
+from backrest.store.oplog import OpLog
+from benchmarks.machines import memory_mib
+before, start = memory_mib("self", "VmHWM"), time.monotonic()
+log = OpLog.open(sys.argv[1])
+print(time.monotonic() - start, memory_mib("self", "VmHWM"), before)
+"""
+
+
+def open_log(options: Options) -> Figures:
+    with _scratch() as directory:
+        path = directory / "oplog.jsonl"
+        log = OpLog.open(path)
+        batch = 4096
+        for start in range(0, options.size, batch):
+            some = [operations.make(n + 1, "laptop") for n in range(start, min(start + batch, options.size))]
+            log.apply(f"ed25519.{start // batch % 50}", some, [])  # fifty clients
+        log.close()
+        del log
+        out = subprocess.run(
+            [sys.executable, "-c", _OPEN, str(path)], check=True, capture_output=True, text=True
+        ).stdout
+    seconds, peak, before = map(float, out.split())
+    return {
+        "wall_s": seconds,
+        "each_us": seconds / options.size * 1e6,
+        "peak_mib": peak,
+        "each_bytes": (peak - before) * (1 << 20) / options.size,
+    }
+
+
+def help_(options: Options) -> Figures:
+    """``size`` runs; the first is not counted, it fills the disk's cache."""
+    run = partial(subprocess.run, [*BACKREST, "--help"], check=True, stdout=subprocess.DEVNULL)
+    run()
+    times = []
+    for _ in range(options.size):
+        start = time.monotonic()
+        run()
+        times.append((time.monotonic() - start) * 1000)
+    return {"median_ms": statistics.median(times), "max_ms": max(times)}
+
+
+ROWS = {
+    "first-sync": Row(first_sync, 10_000, "operations", elsewhere=True),
+    "reconnect": Row(reconnect, 10_000, "operations", elsewhere=True),
+    "live": Row(live, 200, "changes"),
+    "idle": Row(idle, 100, "clients"),
+    "storm": Row(storm, 200, "clients", elsewhere=True),
+    "open-log": Row(open_log, 100_000, "operations"),
+    "help": Row(help_, 30, "runs"),
+}

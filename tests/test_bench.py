@@ -1,0 +1,58 @@
+"""Each row of scripts/bench, once, tiny: that it runs and gives figures. How large they are is nobody's test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Machine
+
+ROOT = Path(__file__).parent.parent
+ROWS = ("first-sync", "reconnect", "live", "idle", "storm", "open-log", "help")
+
+
+def bench(*args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    command = [sys.executable, "-m", "benchmarks", *args]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def measured(row: str, args: Sequence[str]) -> tuple[dict[str, Any], str]:
+    done = bench("--only", row, "--repeat", "1", "--json", *args)
+    assert done.returncode == 0, done.stderr
+    [result] = json.loads(done.stdout)["rows"]
+    assert result["row"] == row
+    for figure, of in result["figures"].items():
+        assert 0 <= of["min"] <= of["median"] <= of["max"], figure
+        assert len(of["all"]) == 1
+    return result, done.stderr
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_row_runs_alone_at_any_size(row: str) -> None:
+    result, table = measured(row, ["--size", "3", "--clients", "2", "--seconds", "0.1"])
+    assert result["size"] == 3
+    assert all(figure in table for figure in result["figures"])
+
+
+@pytest.mark.parametrize("row", ["first-sync", "reconnect", "storm"])
+def test_a_hub_that_runs_elsewhere_is_measured_by_its_address_and_a_token(row: str, tmp_path: Path) -> None:
+    hub = Machine(tmp_path, "hub")
+    hub.ok("init", "--instance-id", "hub")
+    with hub.serving() as daemon:
+        token = hub.json("token", "create", "--max-uses", "3", "--permission", "read-operations=*")["token"]
+        result, _ = measured(row, ["--size", "3", "--hub", daemon.url, "--token", token])
+        assert len(hub.operations()) == (0 if row == "storm" else 3)
+    assert result["size"] == 3
+
+
+def test_a_row_that_cannot_be_pointed_elsewhere_says_so() -> None:
+    done = bench("--only", "help", "--hub", "http://127.0.0.1:1", "--token", "k:s#i")
+    assert done.returncode == 2
+    assert "leave --hub out" in done.stderr
