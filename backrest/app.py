@@ -91,8 +91,15 @@ class _Daemon:
         self._engine = Engine(paths, config, oplog, restic_command=settings.restic_command)
         self._watch = ConfigWatch(config)
         limits = Limits(heartbeat_s=settings.heartbeat_s)
-        parts = {"config": config, "oplog": oplog, "peers": peers, "watch": self._watch, "limits": limits}
-        self._hub = Hub(**parts, audit=self._audit, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
+        parts = {
+            "config": config,
+            "oplog": oplog,
+            "peers": peers,
+            "audit": self._audit,
+            "watch": self._watch,
+            "limits": limits,
+        }
+        self._hub = Hub(**parts, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
         self._clients = Clients(**parts, dial=dialer(settings.ca_file))  # type: ignore[arg-type]
         self._stopping = trio.Event()
 

@@ -134,6 +134,7 @@ class Instance:
             watch=self.watch,
             oplog=self.oplog,
             peers=self.peers,
+            audit=self.audit,
             dial=self.world.dial,
             limits=self.limits,
             wall=self.world.wall,

@@ -353,6 +353,7 @@ async def test_the_impostor_at_the_hubs_address_gets_no_secret(
         record = await client.until_peer(hub, ERROR_AUTH)
         del world.up["hub"]
     assert "another key" in record.message
+    assert [e["event"] for e in audit(client)] == ["hub-refused"]
     # Nothing but the key exchange left the client: its handshake, with the secret in it, was never sealed.
     assert all(len(b"".join(pipe.sent)) < 1700 for pipe in world.connections)
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret == secret

@@ -212,7 +212,12 @@ async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[boo
     await trio.to_thread.run_sync(open_stores)
     with trio.move_on_after(WAIT_S):
         outcome = await pair_once(
-            entry, config=context.config, oplog=context.oplog, peers=context.peers, dial=dialer(ca_file)
+            entry,
+            config=context.config,
+            oplog=context.oplog,
+            peers=context.peers,
+            audit=context.audit,
+            dial=dialer(ca_file),
         )
         return outcome.lived > 0, "" if outcome.lived > 0 else outcome.message
     return False, f"the hub did not answer within {WAIT_S:.0f} s"

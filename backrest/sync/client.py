@@ -24,6 +24,7 @@ from backrest.errors import BackrestError, Code, Fault, PeerError
 from backrest.net.dial import NetError, rpc_url
 from backrest.net.duplex import open_stream
 from backrest.protocol.session import Limits, Role, Session
+from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
@@ -42,6 +43,8 @@ PAIRING_RETRIES = (
     3  # the reference hub refuses the first session after a pairing that worked (PROTOCOL.md section 4)
 )
 PAIRING_RETRY_S = 1.0
+# What the hub that we paired with never does: another key, a forged signature, records that do not open.
+IMPOSTURE = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE, Fault.REFUSED)
 SLEEP_CHECK_S = 5.0
 SLEEP_JUMP_S = (
     30.0  # the wall clock this far ahead of the monotonic one: the machine slept (or its clock was set)
@@ -86,6 +89,7 @@ class KnownHost:
         watch: ConfigWatch,
         oplog: OpLog,
         peers: PeerStore,
+        audit: AuditLog,
         dial: Dial,
         limits: Limits | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
@@ -96,6 +100,8 @@ class KnownHost:
         self._watch = watch
         self._oplog = oplog
         self._peers = peers
+        self._audit = audit
+        self._suspicion = ""  # the last that was recorded
         self._dial = dial
         self._limits = limits or Limits()
         self._jitter = jitter
@@ -208,8 +214,20 @@ class KnownHost:
             error = PeerError(Fault.ENDED, Code.UNAVAILABLE, f"the connection broke off: {broken}")
         finally:
             self._link = None
+        if isinstance(error, PeerError) and error.fault in IMPOSTURE:
+            await self._suspect(str(error))
         lived = 0.0 if math.isnan(established) else max(trio.current_time() - established, 0.001)
         return _outcome(error, lived, self._woke)
+
+    async def _suspect(self, reason: str) -> None:
+        """Record that what answers at the hub's address is not the hub; once, not at each attempt."""
+        if reason == self._suspicion:
+            return
+        self._suspicion = reason
+        fields = {"keyid": self.keyid, "instance": self._entry.instance_id, "reason": reason}
+        await trio.to_thread.run_sync(
+            lambda: self._audit.append("hub-refused", address=self._entry.instance_url, **fields)
+        )
 
     async def _connected(self) -> None:
         """The hub has let us in: show it, and forget the pairing secret, which has done its work."""
@@ -302,6 +320,7 @@ class Clients:
         watch: ConfigWatch,
         oplog: OpLog,
         peers: PeerStore,
+        audit: AuditLog,
         dial: Dial,
         limits: Limits | None = None,
         wall: Callable[[], float] = time.time,
@@ -311,6 +330,7 @@ class Clients:
             "watch": watch,
             "oplog": oplog,
             "peers": peers,
+            "audit": audit,
             "dial": dial,
             "limits": limits,
         }
@@ -389,7 +409,13 @@ def _terms(config: wire.config.Config, entry: Peer) -> bytes:
 
 
 async def pair_once(
-    entry: Peer, *, config: ConfigStore, oplog: OpLog, peers: PeerStore, dial: Dial | None = None
+    entry: Peer,
+    *,
+    config: ConfigStore,
+    oplog: OpLog,
+    peers: PeerStore,
+    audit: AuditLog,
+    dial: Dial | None = None,
 ) -> Outcome:
     """Dial a known host until it lets us in or clearly refuses, for a command without a daemon.
 
@@ -397,7 +423,15 @@ async def pair_once(
     """
     watch = ConfigWatch(config)
     with watch.running():
-        host = KnownHost(entry, config=config, watch=watch, oplog=oplog, peers=peers, dial=dial or dialer())
+        host = KnownHost(
+            entry,
+            config=config,
+            watch=watch,
+            oplog=oplog,
+            peers=peers,
+            audit=audit,
+            dial=dial or dialer(),
+        )
         for attempt in range(1 + PAIRING_RETRIES):
             if attempt:
                 await trio.sleep(PAIRING_RETRY_S)
