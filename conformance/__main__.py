@@ -29,8 +29,8 @@ refuses to pair anybody from this address.
 """
 
 CLIENT_HELP = """\
-The suite plays the hub: one for each case, on as many ports from ADDR's on (port 0: any ports), each with a token of its
-own, since a client that was refused waits before it comes back. --setup DIR writes them down as known hosts in the
+The suite plays the hub: one for each case, on as many ports from ADDR's on (port 0: any ports), each with a token of
+its own, since a client that was refused waits before it comes back. --setup DIR writes them down as known hosts in the
 configuration's JSON (known-hosts.json, with the permissions that each must be granted) and as commands
 (host-commands.sh), with the repos, plans and operations that --fixture promises. Enter all, start the client, wait.
 """
@@ -127,8 +127,8 @@ async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(listening(everyone, host.strip("[]"), int(port)))
         if options.public_url:
-            for number, seat in enumerate(everyone):
-                seat.public_url = _shifted(options.public_url, number)
+            for seat in everyone:
+                seat.public_url = options.public_url.replace("PORT", str(seat.port))
         if options.setup:
             fixtures.write_client_setup(Path(options.setup), everyone)
         else:
@@ -136,12 +136,7 @@ async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) 
             for command in fixtures.host_commands(everyone):
                 print(f"  {command}", file=sys.stderr)
         print(f"waiting for the client ({len(everyone)} hubs)", file=sys.stderr, flush=True)
-        await run_client(seats, lab, judge, first_s=options.wait)
-
-
-def _shifted(url: str, number: int) -> str:
-    front, _, port = url.rpartition(":")
-    return f"{front}:{int(port) + number}"
+        await run_client(seats, lab, judge, first_s=options.wait, through_proxy=options.proxy)
 
 
 def _known_failures(path: str | None) -> dict[str, str]:
@@ -188,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
         "--heartbeat", type=float, metavar="S", help="the heartbeat interval that was configured, in seconds"
     )
     common.add_argument(
+        "--proxy", action="store_true", help="through a proxy: leave out what it answers itself"
+    )
+    common.add_argument(
         "--fixture", action="store_true", help="the program has the repos and plans of the set-up"
     )
 
@@ -207,9 +205,6 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument("--token", default="", metavar="T", help="the pairing token")
     hub.add_argument("--extra-token", action="append", default=[], metavar="NAME=T", help="see `setup hub`")
     hub.add_argument("--ca-file", metavar="FILE", help="certificates (PEM) to check an https:// hub against")
-    hub.add_argument(
-        "--proxy", action="store_true", help="the URL is a proxy's: leave out what it answers itself"
-    )
     client = roles.add_parser(
         "client", parents=[common], formatter_class=form, description=CLIENT_HELP, help="test a client"
     )
@@ -217,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     client.add_argument(
         "--public-url",
         metavar="URL",
-        help="how the client reaches the first hub, with a port; the others are above it",
+        help="how the client reaches a hub through a proxy; PORT in it is the hub's port",
     )
     client.add_argument("--setup", metavar="DIR", help="write files for the client's set-up there")
     client.add_argument(

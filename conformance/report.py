@@ -76,9 +76,8 @@ def write_junit(path: Path, results: Sequence[Result]) -> None:
         name = quoteattr(f"{result.case.id} {result.case.sentence}")
         head = f'<testcase classname="conformance.{topic}" name={name} time="{result.seconds:.3f}"'
         if not result.good:
-            lines.append(
-                f"{head}><failure message={quoteattr(_clean(result.text))}>{escape(_clean(result.text))}</failure></testcase>"
-            )
+            text = _clean(result.text)
+            lines.append(f"{head}><failure message={quoteattr(text)}>{escape(text)}</failure></testcase>")
         elif result.outcome != "passed":
             lines.append(f"{head}><skipped message={quoteattr(_clean(result.text))}/></testcase>")
         else:

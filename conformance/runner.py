@@ -133,14 +133,13 @@ def _given(cases: Sequence[Case], have: set[str], judge: Judge, through_proxy: b
             yield case
 
 
-def client_needs(lab: ClientLab) -> set[str]:
-    given = {"fixture": lab.fixture, "change": lab.change, "heartbeat": lab.heartbeat}
-    return {name for name, value in given.items() if value} | {"pair"}
-
-
-async def run_client(seats: Sequence[Seat], lab: ClientLab, judge: Judge, *, first_s: float) -> None:
+async def run_client(
+    seats: Sequence[Seat], lab: ClientLab, judge: Judge, *, first_s: float, through_proxy: bool
+) -> None:
     """Run the cases of ``seats`` at once, when the client has dialled for the first time."""
-    runnable = {seat.case.id for seat in seats if not _lacks(seat, lab, judge)}
+    given = {"fixture": lab.fixture, "change": lab.change, "heartbeat": lab.heartbeat, "pair": True}
+    have = {name for name, value in given.items() if value}
+    runnable = {case.id for case in _given([seat.case for seat in seats], have, judge, through_proxy)}
     with trio.move_on_after(first_s) as waiting:
         await lab.first_arrival.wait()
     if waiting.cancelled_caught:
@@ -155,10 +154,3 @@ async def _on_seat(judge: Judge, seat: Seat) -> None:
     await judge.run(seat.case, seat, CLIENT_S)
     seat.leave()
     seat.partner.leave()
-
-
-def _lacks(seat: Seat, lab: ClientLab, judge: Judge) -> bool:
-    missing = [need for need in seat.case.needs if need not in client_needs(lab)]
-    if missing:
-        judge.add(seat.case, "skipped", f"needs {', '.join(missing)}, see --help")
-    return bool(missing)

@@ -18,6 +18,7 @@ TOPICS = (
     "history_client",
     "config",
     "config_client",
+    "push_client",
     "limits",
 )
 

@@ -191,26 +191,40 @@ _refused(
     _no_plan("conf-good"),
 )
 _refused(
-    "config/14", "part", "moving a plan of a repo out of scope", Set(plans=[_plan("conf-b1", "conf-a")]),
+    "config/14",
+    "part",
+    "moving a plan of a repo out of scope",
+    Set(plans=[_plan("conf-b1", "conf-a")]),
     lambda config: any(plan.id == "conf-b1" and plan.repo == "conf-b" for plan in config.plans),
-)  # fmt: skip
+)
 _refused(
-    "config/15", "part", "overwriting repo conf-b by its guid under the name conf-a",
+    "config/15",
+    "part",
+    "overwriting repo conf-b by its guid under the name conf-a",
     Set(repos=[Repo(id="conf-a", guid=fixture_guid("conf-b"), uri="/evil", password="x")]),
     _with_repo("conf-b", "/nonexistent/conf-b"),
-)  # fmt: skip
+)
 _refused(
-    "config/16", "write", "a repo without a guid", Set(repos=[Repo(id="conf-z", uri="/z", password="x")]),
+    "config/16",
+    "write",
+    "a repo without a guid",
+    Set(repos=[Repo(id="conf-z", uri="/z", password="x")]),
     lambda config: "conf-z" not in {repo.id for repo in config.repos},
-)  # fmt: skip
+)
 _refused(
-    "config/17", "write", "a plan on a repo that does not exist", Set(plans=[_plan("conf-new", "nowhere")]),
+    "config/17",
+    "write",
+    "a plan on a repo that does not exist",
+    Set(plans=[_plan("conf-new", "nowhere")]),
     _no_plan("conf-new"),
-)  # fmt: skip
+)
 _refused(
-    "config/18", "part", "deleting a repo out of scope", Set(repos_to_delete=["conf-b"]),
+    "config/18",
+    "part",
+    "deleting a repo out of scope",
+    Set(repos_to_delete=["conf-b"]),
     _with_repo("conf-b", "/nonexistent/conf-b"),
-)  # fmt: skip
+)
 
 
 @hub(

@@ -22,8 +22,12 @@ async def _(lab: HubLab) -> None:
         pass
 
 
-@hub("handshake/2", "the hub's handshake has version 3, its derived key id, the token's instance id, no secret, and a "
-     "signature over this connection's transcript", "3")  # fmt: skip
+@hub(
+    "handshake/2",
+    "the hub's handshake has version 3, its derived key id, the token's instance id, no secret, and a "
+    "signature over this connection's transcript",
+    "3",
+)
 async def _(lab: HubLab) -> None:
     async with lab.dial() as talk:
         await talk.exchange()

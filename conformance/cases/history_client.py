@@ -125,8 +125,14 @@ _scope("history/72", "!plan:conf-a1", {"conf-a2", "conf-b1"}, ours=True)
 _scope("history/73", "repo:nowhere", set())
 
 
-@client("history/74", "what is out of scope is not handed out on request either", "6", ours=True,
-        grants=("read-operations=repo:conf-a",), needs=("fixture",))  # fmt: skip
+@client(
+    "history/74",
+    "what is out of scope is not handed out on request either",
+    "6",
+    ours=True,
+    grants=("read-operations=repo:conf-a",),
+    needs=("fixture",),
+)
 async def _(seat: Seat) -> None:
     seat.fixture()
     async with seat.established() as talk:
@@ -140,8 +146,13 @@ async def _(seat: Seat) -> None:
         check(found[-1].id == known, "what is in scope did not come")
 
 
-@client("history/75", "without READ_OPERATIONS nothing is listed and nothing handed out", "6", ours=True,
-        grants=("receive-shared-repos=*",))  # fmt: skip
+@client(
+    "history/75",
+    "without READ_OPERATIONS nothing is listed and nothing handed out",
+    "6",
+    ours=True,
+    grants=("receive-shared-repos=*",),
+)
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
         check(not await seat.manifest(talk), "the manifest lists operations")
@@ -170,8 +181,13 @@ async def _(seat: Seat) -> None:
         )
 
 
-@client("history/77", "a new operation out of scope does not go out live", "6", needs=("change",),
-        grants=("read-operations=repo:conf-b",))  # fmt: skip
+@client(
+    "history/77",
+    "a new operation out of scope does not go out live",
+    "6",
+    needs=("change",),
+    grants=("read-operations=repo:conf-b",),
+)
 async def _(seat: Seat) -> None:
     async with seat.lab.alone, seat.established() as talk:
         await seat.manifest(talk)

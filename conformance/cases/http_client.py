@@ -146,7 +146,13 @@ async def _(seat: Seat) -> None:
     await seat.returns()
 
 
-@client("http/82", "on GOAWAY the client leaves the connection and comes back at once", "5", ours=True)
+@client(
+    "http/82",
+    "on GOAWAY the client leaves the connection and comes back at once",
+    "5",
+    ours=True,
+    direct=True,
+)
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
         await talk.fence()

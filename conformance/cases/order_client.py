@@ -118,7 +118,7 @@ _nonsense(
 _nonsense("order/52", "a second handshake", Item(handshake=Item.SyncActionHandshake()).SerializeToString())
 
 
-@client("order/53", "a client never has two streams to one hub at once", "5", ours=True)
+@client("order/53", "a client never has two streams to one hub at once", "5", ours=True, direct=True)
 async def _(seat: Seat) -> None:
     for code in ("internal", None, "permission_denied"):
         async with seat.established() as talk:

@@ -1,0 +1,376 @@
+"""A hub's set_config at the client: PROTOCOL.md section 8, and the scopes of section 7.
+
+These cases change the client's configuration, so only one runs at a time. Most leave a repo behind that nothing
+uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from backrest import wire
+from conformance.model import Role, case, check, client
+from conformance.pushes import (
+    SHARED,
+    VIEW,
+    WRITE,
+    Config,
+    Repo,
+    Set,
+    View,
+    a_plan,
+    a_repo,
+    config_of,
+    find,
+    has_plan,
+    has_repo,
+    intact,
+    no_plan,
+    no_repo,
+    pushed,
+    pushed_in_vain,
+    watching,
+)
+from conformance.seats import Seat, fixture_guid
+
+
+def _pushed(
+    id: str,
+    what: str,
+    tag: str,
+    wanted: Callable[[Seat, Repo], object],
+    *,
+    grants: tuple[str, ...] = (VIEW, SHARED),
+    ours: bool = False,
+    **changes: object,
+) -> None:
+    """A repo that is new at the client is pushed, and must be there as ``wanted`` says."""
+
+    async def run(seat: Seat) -> None:
+        repo = a_repo(tag, **changes)
+        async with watching(seat) as talk:
+            config = await pushed(talk, Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
+            found = find(config, repo.guid)
+            assert found is not None
+            check(wanted(seat, found), f"it became {_show(found)}")
+
+    case(id, Role.CLIENT, what, "8", run, grants=grants, ours=ours)
+
+
+def _show(repo: Repo) -> str:
+    shown = Repo()
+    shown.CopyFrom(repo)
+    shown.ClearField("password")
+    return " ".join(str(shown).split())
+
+
+def _from_us(seat: Seat, repo: Repo) -> bool:
+    return repo.origin_instance_id == seat.instance_id
+
+
+_pushed("config/45", "a shared repo is taken, with this hub as its origin", "s1", _from_us)
+_pushed(
+    "config/46",
+    "a shared repo that claims another origin gets this hub as its origin",
+    "s2",
+    _from_us,
+    origin_instance_id="somebody-else",
+    ours=True,
+)
+_pushed(
+    "config/47",
+    "a shared repo is taken without its hooks",
+    "s3",
+    lambda seat, repo: not repo.hooks,
+    ours=True,
+    hooks=[
+        wire.config.Hook(action_command=wire.config.Hook.Command(command="touch /tmp/conformance-ran-a-hook"))
+    ],
+)
+_pushed(
+    "config/48",
+    "a shared repo is taken without its command prefix",
+    "s4",
+    lambda seat, repo: not repo.HasField("command_prefix"),
+    ours=True,
+    command_prefix=wire.config.CommandPrefix(io_nice=wire.config.CommandPrefix.IO_IDLE),
+)
+_pushed(
+    "config/49",
+    "a shared repo is taken without *_COMMAND environment",
+    "s5",
+    lambda seat, repo: not any("COMMAND" in entry for entry in repo.env),
+    ours=True,
+    env=["RESTIC_PASSWORD_COMMAND=touch /tmp/conformance-ran-a-command", "AWS_REGION=x"],
+)
+_pushed(
+    "config/50",
+    "a shared repo is taken without flags that name programs",
+    "s6",
+    lambda seat, repo: not any("command" in flag or "program" in flag for flag in repo.flags),
+    ours=True,
+    flags=["--password-command", "-o sftp.command=touch", "--option=rclone.program=touch"],
+)
+_pushed(
+    "config/51",
+    "with READ_WRITE_CONFIG the hooks of a pushed repo are kept",
+    "s7",
+    lambda seat, repo: len(repo.hooks) == 1,
+    ours=True,
+    grants=(WRITE, SHARED),
+    hooks=[wire.config.Hook(action_webhook=wire.config.Hook.Webhook(webhook_url="http://127.0.0.1:1/"))],
+)
+
+
+def _skipped(
+    id: str,
+    what: str,
+    message: Callable[[Seat], Set],
+    unchanged: View,
+    *,
+    grants: tuple[str, ...],
+    ours: bool = True,
+    fixture: bool = False,
+    section: str = "8",
+) -> None:
+    """A push that must change nothing, and must not end the session."""
+
+    async def run(seat: Seat) -> None:
+        async with watching(seat) as talk:
+            config = await pushed_in_vain(talk, message(seat))
+            check(config is None or unchanged(config), "it was applied")
+            await talk.fence()
+        async with seat.established() as talk:  # and in the next session it still is not
+            check(unchanged(await config_of(talk)), "it was applied")
+
+    needs = ("fixture",) if fixture else ()
+    case(id, Role.CLIENT, what, section, run, grants=grants, ours=ours, needs=needs)
+
+
+_skipped(
+    "config/55",
+    "a shared repo without RECEIVE_SHARED_REPOS is skipped, and the session goes on",
+    lambda seat: Set(repos=[a_repo("x1")]),
+    no_repo("conf-x1"),
+    grants=(VIEW,),
+)
+_skipped(
+    "config/56",
+    "a shared repo without a guid is skipped, and the session goes on",
+    lambda seat: Set(repos=[a_repo("x2", guid="")]),
+    no_repo("conf-x2"),
+    grants=(VIEW, SHARED),
+)
+_skipped(
+    "config/57",
+    "a shared repo with the guid of a local one is skipped",
+    lambda seat: Set(repos=[a_repo("x3", guid=fixture_guid("conf-a"))]),
+    intact("conf-a"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/58",
+    "a shared repo with the guid of a local one is skipped, whatever origin it claims",
+    lambda seat: Set(repos=[a_repo("x4", guid=fixture_guid("conf-a"), origin_instance_id=seat.instance_id)]),
+    intact("conf-a"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/59",
+    "a shared repo with the id of a local one is skipped",
+    lambda seat: Set(repos=[a_repo("x5", id="conf-a")]),
+    intact("conf-a"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/60",
+    "a shared repo with the URI of a local one is skipped",
+    lambda seat: Set(repos=[a_repo("x6", uri="/nonexistent/conf-a")]),
+    no_repo("conf-x6"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/61",
+    "a plan without READ_WRITE_CONFIG is skipped, and the session goes on",
+    lambda seat: Set(plans=[a_plan("conf-x7", "conf-a")]),
+    no_plan("conf-x7"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/62",
+    "deleting a plan without READ_WRITE_CONFIG is skipped",
+    lambda seat: Set(plans_to_delete=["conf-a1"]),
+    has_plan("conf-a1"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/63",
+    "deleting a repo without READ_WRITE_CONFIG is skipped",
+    lambda seat: Set(repos_to_delete=["conf-b"]),
+    intact("conf-b"),
+    grants=(VIEW, SHARED),
+    fixture=True,
+)
+_skipped(
+    "config/64",
+    "a plan on a repo out of the scope of READ_WRITE_CONFIG is skipped",
+    lambda seat: Set(plans=[a_plan("conf-x8", "conf-b")]),
+    no_plan("conf-x8"),
+    grants=("read-write-config=repo:conf-a,plan:conf-x8,!repo:conf-b", VIEW),
+    fixture=True,
+)
+_skipped(
+    "config/65",
+    "a hub limited to one repo cannot move another repo's plan into it",
+    lambda seat: Set(plans=[a_plan("conf-b1", "conf-a")]),
+    lambda config: any(plan.id == "conf-b1" and plan.repo == "conf-b" for plan in config.plans),
+    grants=("read-write-config=repo:conf-a,plan:conf-b1,!repo:conf-b", VIEW),
+    fixture=True,
+)
+_skipped(
+    "config/66",
+    "a hub limited to one repo cannot overwrite another one by its guid",
+    lambda seat: Set(repos=[a_repo("x", id="conf-a", guid=fixture_guid("conf-b"), uri="/evil")]),
+    intact("conf-b"),
+    grants=("read-write-config=repo:conf-a", VIEW),
+    fixture=True,
+)
+_skipped(
+    "config/67",
+    "a plan on a repo that does not exist is not applied (the result would be invalid)",
+    lambda seat: Set(plans=[a_plan("conf-x9", "nowhere")]),
+    no_plan("conf-x9"),
+    grants=(WRITE,),
+)
+_skipped(
+    "config/68",
+    "an excluded plan cannot be deleted under read-write-config=*",
+    lambda seat: Set(plans_to_delete=["conf-a1"]),
+    has_plan("conf-a1"),
+    grants=("read-write-config=*,!plan:conf-a1", VIEW),
+    fixture=True,
+)
+
+
+@client(
+    "config/70",
+    "the same shared repo again changes nothing: modno stays",
+    "8",
+    ours=True,
+    grants=(VIEW, SHARED),
+)
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        push = Set(repos=[a_repo("again")])
+        first = await pushed(talk, push, has_repo(push.repos[0].guid), "the repo in it")
+        again = await pushed_in_vain(talk, push)
+        # A pairing that another seat completes at this moment is a change too; a second look tells them apart.
+        if again is not None and again.modno != first.modno:
+            once_more = await pushed_in_vain(talk, push)
+            check(
+                once_more is None or once_more.modno == again.modno,
+                f"modno {first.modno}, {again.modno} and on",
+            )
+
+
+@client("config/71", "the good item beside a refused one is applied", "8", ours=True, grants=(VIEW, SHARED))
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        good, bad = a_repo("good"), a_repo("bad", guid="")
+        push = Set(repos=[bad, good], plans=[a_plan("conf-x10", "conf-good")])
+        config = await pushed(talk, push, has_repo(good.guid), "the good repo in it")
+        check(no_repo("conf-bad")(config) and no_plan("conf-x10")(config), "a refused item was applied")
+
+
+@client(
+    "config/72",
+    "READ_WRITE_CONFIG: a plan is added, changed, deleted",
+    "8",
+    needs=("fixture",),
+    grants=(WRITE,),
+)
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        await pushed(talk, Set(plans=[a_plan("conf-w1", "conf-a")]), has_plan("conf-w1"), "the plan in it")
+        changed = a_plan("conf-w1", "conf-a")
+        changed.paths.append("/more")
+
+        def more(config: Config) -> bool:
+            return any(plan.id == "conf-w1" and "/more" in plan.paths for plan in config.plans)
+
+        await pushed(talk, Set(plans=[changed]), more, "the changed plan in it")
+        await pushed(talk, Set(plans_to_delete=["conf-w1"]), no_plan("conf-w1"), "the plan gone")
+
+
+@client(
+    "config/73", "a shared repo that changes at its hub changes at the client", "8", grants=(VIEW, SHARED)
+)
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        repo = a_repo("moves")
+        await pushed(talk, Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
+        repo.uri = "/nonexistent/conf-moved"
+
+        def moved(config: Config) -> bool:
+            return any(one.guid == repo.guid and one.uri == repo.uri for one in config.repos)
+
+        await pushed(talk, Set(repos=[repo]), moved, "the change in it")
+
+
+@client(
+    "config/74",
+    "a hub cannot take over a repo that another hub shares",
+    "8",
+    ours=True,
+    needs=("pair",),
+    grants=(VIEW, SHARED),
+)
+async def _(seat: Seat) -> None:
+    other = seat.partner
+    async with watching(other) as talk:
+        repo = a_repo("theirs")
+        await pushed(talk, Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
+    async with watching(seat) as talk:
+        evil = Repo()
+        evil.CopyFrom(repo)
+        evil.uri = "/evil"
+        await pushed_in_vain(talk, Set(repos=[evil]))
+    async with seat.established() as talk:
+        found = find(await config_of(talk), repo.guid)
+        check(found is not None and found.uri == repo.uri, "it was taken over")
+
+
+@client(
+    "config/75",
+    "a masked view that comes back as set_config changes nothing",
+    "8",
+    ours=True,
+    needs=("fixture",),
+    grants=(WRITE,),
+)
+async def _(seat: Seat) -> None:
+    async with seat.established() as talk:
+        await talk.expect("operation_manifest")
+        async with seat.lab.alone:
+            push = Set(plans=[a_plan("conf-w2", "conf-a")])
+            view = await pushed(talk, push, has_plan("conf-w2"), "the plan in it")
+            mine = [repo for repo in view.repos if repo.id == "conf-a"]
+            back = Set(repos=mine, plans=[plan for plan in view.plans if plan.id == "conf-a1"])
+            after = await pushed_in_vain(talk, back)
+            if after is not None and after.modno != view.modno:  # another seat's pairing, perhaps: once more
+                again = await pushed_in_vain(talk, back)
+                check(again is None or again.modno == after.modno, "the mask was written as a password")
+            await pushed(talk, Set(plans_to_delete=["conf-w2"]), no_plan("conf-w2"), "the plan gone")
+
+
+@client("config/76", "deleting what is not there does no harm", "8", grants=(WRITE,))
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        await pushed_in_vain(talk, Set(plans_to_delete=["never-was"], repos_to_delete=["never-was"]))
+        await talk.fence()

@@ -1,0 +1,117 @@
+"""What the cases of pushed configuration share: making a push, and seeing at a client what became of it.
+
+A client's configuration shows in the receive_config that it sends, to a hub that it grants READ_CONFIG. It sends
+that with every change, also with those that other cases bring about.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from backrest import wire
+from conformance.peer import AsHub, Item, patience
+from conformance.seats import Seat, fixture_guid
+
+Repo = wire.config.Repo
+Plan = wire.config.Plan
+Config = wire.sync.RemoteConfig
+Set = Item.SyncActionSetConfig
+View = Callable[[Config], object]
+
+VIEW = "read-config=*"
+SHARED = "receive-shared-repos=*"
+WRITE = "read-write-config=*"
+
+
+async def config_of(talk: AsHub) -> Config:
+    config: Config = (
+        await talk.expect(
+            "receive_config",
+            skip=("receive_resources", "operation_manifest", "heartbeat", "receive_operations"),
+        )
+    ).config
+    return config
+
+
+@asynccontextmanager
+async def watching(seat: Seat) -> AsyncIterator[AsHub]:
+    """An established session in which all that the client said so far has been read, and nobody else changes its
+    configuration."""
+    async with seat.established() as talk:
+        await talk.expect("operation_manifest")
+        async with seat.lab.alone:
+            await talk.fence()
+            yield talk
+
+
+def a_repo(tag: str, **changes: object) -> Repo:
+    fields = {
+        "id": f"conf-{tag}",
+        "uri": f"/nonexistent/conf-{tag}",
+        "guid": uuid.uuid4().hex * 2,
+        "password": "pushed",
+    }
+    return Repo(**(fields | {"shared": True} | changes))  # type: ignore[arg-type]
+
+
+def has_repo(guid: str) -> View:
+    return lambda config: find(config, guid) is not None
+
+
+def find(config: Config, guid: str) -> Repo | None:
+    return next((repo for repo in config.repos if repo.guid == guid), None)
+
+
+async def pushed(talk: AsHub, message: Set, done: View, what: str) -> Config:
+    """Push; the first view of the client's configuration in which ``done`` holds.
+
+    Views come with every change, also when another seat's pairing clears its secret: an older one may come first.
+    """
+    await talk.send("set_config", message)
+    async with patience(talk.seconds, f"a view of the client's configuration: {what}"):
+        while not done(config := await config_of(talk)):
+            pass
+    return config
+
+
+async def pushed_in_vain(talk: AsHub, message: Set) -> Config | None:
+    """Push what should change nothing; the client's last view that came before the fence behind it, if any.
+
+    The view of a change may come after the fence: who wants to be certain looks again in a new session.
+    """
+    talk.views.clear()
+    await talk.send("set_config", message)
+    await talk.fence()
+    return talk.views[-1] if talk.views else None
+
+
+def no_repo(id: str) -> View:
+    return lambda config: id not in {repo.id for repo in config.repos}
+
+
+def no_plan(id: str) -> View:
+    return lambda config: id not in {plan.id for plan in config.plans}
+
+
+def has_plan(id: str) -> View:
+    return lambda config: id in {plan.id for plan in config.plans}
+
+
+def intact(id: str) -> View:
+    """The fixture's repo is as it was."""
+
+    def holds(config: Config) -> bool:
+        repo = find(config, fixture_guid(id))
+        return repo is not None and (repo.id, repo.uri, repo.origin_instance_id) == (
+            id,
+            f"/nonexistent/{id}",
+            "",
+        )
+
+    return holds
+
+
+def a_plan(id: str, repo: str) -> Plan:
+    return Plan(id=id, repo=repo, paths=["/conformance"], schedule=wire.config.Schedule(disabled=True))
