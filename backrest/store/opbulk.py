@@ -86,6 +86,9 @@ def append_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengt
     index.live += len(ids)
     index.live_bytes += sum(lengths) + len(ids)
     index.highest_id = max(index.highest_id, ids[-1])
+    if only is None or not only.is_local:
+        theirs = (flow for flow, origin in zip(flows, origins, strict=True) if not origin.is_local)
+        index.highest_id = max(index.highest_id, max(theirs, default=0))
     return True
 
 
@@ -132,7 +135,7 @@ def _join_flows(origin: Origin, theirs: list[int], ours: list[int]) -> None:
     known = origin.flows
     before = 0
     for their, our in zip(theirs, ours, strict=True):
-        if their != before:
+        if their and their != before:
             before = their
             if their > known.last or known.get(their) is None:
                 known.put(their, our)

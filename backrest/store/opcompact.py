@@ -128,7 +128,7 @@ def copy_live(source: Source, target: AppendFile, snap: Snapshot, progress: Prog
 
 
 def _copy_batch(source: Source, target: AppendFile, places: list[tuple[int, int]]) -> list[int]:
-    lines = [line.lstrip() + b"\n" for line in read_lines(source, places)]
+    lines = [line + b"\n" for line in read_lines(source, places)]
     offset = target.append(lines)
     offsets = []
     for line in lines:

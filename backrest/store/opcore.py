@@ -186,7 +186,7 @@ class OpCore:
         row = self._index.row(number)
         assert row is not None
         place = self._index.offsets[row], self._index.lengths[row]
-        return read_lines(self._file.file, [place])[0].lstrip() + b"\n"
+        return read_lines(self._file.file, [place])[0] + b"\n"
 
     # Being told
 
@@ -254,8 +254,9 @@ class OpCore:
 
     def _rewrite(self, old: LogFile, snap: Snapshot, progress: opload.Progress | None) -> Compacted:
         temporary = opcompact.temporary(self.path)
-        new = AppendFile(temporary)
+        new: AppendFile | None = None
         try:
+            new = AppendFile(temporary)
             offsets = opcompact.copy_live(old.file, new, snap, progress)
             tail, end = new.length, snap.end
             while old.file.length - end > opcompact.CATCH_UP:
@@ -271,8 +272,9 @@ class OpCore:
                 return Compacted(before, new.length)
         except BaseException:
             if self._file.file is not new:
-                new.close()
                 discard(temporary)
+                if new is not None:
+                    new.close()
             raise
 
     def _take_place(self, temporary: str, new: AppendFile, offsets: array[int]) -> None:

@@ -128,8 +128,11 @@ class Index:
         if local:
             if values[0] > self.highest_modno:
                 self.highest_modno = values[0]
-        elif original_flow and origin.flows.get(original_flow) is None:
-            origin.flows.put(original_flow, values[1])
+        else:
+            if original_flow and origin.flows.get(original_flow) is None:
+                origin.flows.put(original_flow, values[1])
+            if values[1] > self.highest_id:  # the flows of peers are numbered like operations (opstage.py)
+                self.highest_id = values[1]
 
     def _append(self, number: int, offset: int, length: int, values: tuple[int, ...]) -> None:
         row = len(self.ids)

@@ -139,6 +139,9 @@ def _take_some(index: Index, lines: list[bytes], offset: int, number: int) -> Ba
     """The lines from ``offset`` on, ``number`` lines after the file's start."""
     lengths = list(map(len, lines))
     offsets = [*accumulate(lengths, lambda place, length: place + length + 1, initial=offset)][:-1]
+    for position in [position for position, line in enumerate(lines) if line[:1] == SPACE]:
+        offsets[position] += 1  # the space says where a commit began; the line itself is without it
+        lengths[position] -= 1
     try:
         docs = list(map(orjson.loads, lines))
     except ValueError:
@@ -149,7 +152,8 @@ def _take_some(index: Index, lines: list[bytes], offset: int, number: int) -> Ba
         try:
             index.take(docs[position] if docs else orjson.loads(line), offsets[position], lengths[position])
         except ValueError as error:
-            return BadLine(offsets[position], number + position + 1, _reason(line, error))
+            start = offsets[position] - (len(line) - lengths[position])
+            return BadLine(start, number + position + 1, _reason(line, error))
     return None
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from backrest.errors import CorruptError
 from backrest.store import opcompact, opload
 from backrest.store.files import AppendFile, discard, rename_durably
-from backrest.store.opformat import Json, decode, mark, parse_line, problem
+from backrest.store.opformat import SPACE, Json, decode, mark, parse_line, problem
 from backrest.store.opindex import Index, OutOfOrderError
 from backrest.store.opload import BadLine, Blocks, Progress
 from backrest.store.syscalls import storage_error
@@ -34,7 +34,10 @@ _JUMP = 1_000_000
 
 @dataclass(slots=True)
 class Report:
-    """What verify found. ``bad`` lists the first hundred; ``bad_lines`` counts all but a torn last one."""
+    """What verify found. ``bad`` lists the first hundred, ``bad_lines`` counts all but a torn last one.
+
+    A good line in a place where it cannot stand counts as bad too; repair moves it, and sets it not aside.
+    """
 
     size: int = 0
     lines: int = 0
@@ -91,6 +94,7 @@ class _Scan:
         return first is None or opload.is_crash_tail(self.file.read, self.report.size, first)
 
     def _line(self, line: bytes, offset: int, number: int) -> None:
+        space = 1 if line[:1] == SPACE else 0
         try:
             doc = parse_line(line)
             if number == 1:
@@ -99,11 +103,11 @@ class _Scan:
                 self.first_is_mark = True
             if "id" in doc:
                 _thorough(doc)
-            self.index.take(doc, offset, len(line))
+            self.index.take(doc, offset + space, len(line) - space)
             for gone in doc.get("deleted", ()):
                 self.orphans.pop(int(gone), None)
         except OutOfOrderError as error:
-            self.orphans[int(doc["id"])] = (offset, len(line))
+            self.orphans[int(doc["id"])] = (offset + space, len(line) - space)
             self._note(BadLine(offset, number, str(error)), 0)
         except ValueError as error:
             self._note(BadLine(offset, number, str(error)[:200]), len(line) + 1)
@@ -208,8 +212,9 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
             return report
         opcompact.check_room(file.path, report.needed + sum(scan.bad[1::2]))
         temporary = opcompact.temporary(file.path)
-        new = AppendFile(temporary)
+        new: AppendFile | None = None
         try:
+            new = AppendFile(temporary)
             opcompact.write(file, new, scan.places(), scan.marks(), None)
             new.append([mark(*scan.marks())])
             bad = opload.read_into(Index(), new.read, new.length)
@@ -221,5 +226,6 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
             discard(temporary)
             raise
         finally:
-            new.close()
+            if new is not None:
+                new.close()
         return report

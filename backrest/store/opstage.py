@@ -81,11 +81,13 @@ class Stage:
         """Our ids of what this commit stores of a peer."""
         return [number for (origin, _), number in self._originals.items() if origin == keyid]
 
-    def flow(self, keyid: str, original_flow: int, number: int) -> int:
-        """Our flow for a peer's: as before, or a new one, named after this operation."""
+    def flow(self, keyid: str, original_flow: int, new: int | None) -> int:
+        """Our flow for a peer's: as before, or a new one. It is named after its first operation, when that is
+        ``new``; one that is moved may have named another flow already, so the name is then a number apart.
+        """
         flow = self._flows.get((keyid, original_flow)) or self.index.find_flow(keyid, original_flow)
         if flow is None:
-            flow = self._flows[keyid, original_flow] = number
+            flow = self._flows[keyid, original_flow] = self.next_id() if new is None else new
         return flow
 
     def next_id(self) -> int:
@@ -252,14 +254,15 @@ def apply(
             applied.invalid.append((original, reason))
             continue
         number = stage.find_original(keyid, original)
+        new = None
         if number is None:
-            held, number = 0, stage.next_id()
+            held, number = 0, (new := stage.next_id())
         else:
             held = stage.modno(number)
             if keep_newer and modno < held:
                 unchanged += 1
                 continue
-        doc = _foreign(body, keyid, number, stage.flow(keyid, original_flow, number))
+        doc = _foreign(body, keyid, number, stage.flow(keyid, original_flow, new))
         line = operation_line(doc)
         if len(line) > MAX_LINE:
             applied.invalid.append((original, f"larger than {MAX_LINE >> 20} MiB"))

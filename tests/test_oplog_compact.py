@@ -1,0 +1,414 @@
+"""Compaction while serving; verify and repair of a log that is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oplog_world import OTHER, PEER, QuickDisk, everything, op, received, reopened
+from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, using
+
+from backrest.errors import CorruptError, StorageError
+from backrest.store import opcompact, opload
+from backrest.store.oplog import OpLog, Query
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[OpLog]:
+    log = OpLog.open(tmp_path / "oplog.jsonl")
+    yield log
+    log.close()
+
+
+def fill(log: OpLog) -> None:
+    """Some of everything: half of it dead."""
+    log.add([op(plan_id=f"p{n % 3}", unix_time_start_ms=100 - n) for n in range(20)])
+    log.apply(PEER, [received(n, n) for n in range(40, 60)])
+    log.apply(PEER, [received(n, n) for n in range(1, 20)])
+    log.apply(OTHER, [received(n, n) for n in range(1, 10)])
+    log.update([log.get(n) for n in range(1, 10)])
+    log.apply(PEER, [received(5, 99)], [41, 42, 43])
+    log.delete([18, 19, 20])
+
+
+def beside(log: OpLog) -> list[str]:
+    return sorted(os.listdir(Path(log.path).parent))
+
+
+# Compaction
+
+
+def test_compaction_keeps_everything_and_drops_the_dead(log: OpLog) -> None:
+    fill(log)
+    before, size, highest = everything(log), log.size, log.highest
+    result = log.compact()
+    assert everything(log) == before
+    assert log.highest == highest
+    assert result.before == size[0]
+    assert result.after == log.size[0] == Path(log.path).stat().st_size < result.before
+    content = [json.loads(line) for line in Path(log.path).read_text().splitlines()]
+    assert [int(line["id"]) for line in content[1:-1]] == sorted(before)
+    assert content[0] == content[-1]
+    assert beside(log) == ["oplog.jsonl"]
+    assert Path(log.path).stat().st_mode & 0o777 == 0o600
+    log.add([op()])
+    reopened(log).close()
+
+
+def test_compacting_twice_changes_nothing_more(log: OpLog) -> None:
+    fill(log)
+    log.compact()
+    content = Path(log.path).read_bytes()
+    assert log.compact().after == len(content)
+    assert Path(log.path).read_bytes() == content
+
+
+def test_reading_and_writing_go_on_during_a_compaction(log: OpLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every step of it something is written, read and deleted; an old reader stays in the old file."""
+    monkeypatch.setattr(opcompact, "_LINES", 4)
+    monkeypatch.setattr(opcompact, "CATCH_UP", 100)
+    fill(log)
+    expected = everything(log)
+    old_reader = log.query(Query())
+    next(old_reader)
+    steps = iter(range(100))
+
+    def meanwhile(done: int, total: int) -> None:
+        n = next(steps)
+        [new] = log.add([op(display_message=str(n))])
+        expected[new.id] = new
+        if n in expected and not expected[n].original_instance_keyid:
+            [expected[n]] = log.update([expected[n]])
+        for number in log.apply(PEER, [received(50, 100 + n), received(1000 + n)]).stored:
+            expected[number] = log.get(number)
+        for gone in log.delete(log.select(Query(origin=OTHER, limit=1))):
+            del expected[gone]
+        assert everything(log) == expected
+
+    log.compact(meanwhile)
+    assert next(steps) > 5
+    assert everything(log) == expected
+    assert len(list(old_reader)) > 50
+    assert everything(reopened(log)) == expected
+
+
+def test_compaction_by_itself_when_it_is_worth_it(log: OpLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opcompact.is_worth(40 << 20, 16 << 20)
+    assert not opcompact.is_worth(40 << 20, 21 << 20)
+    assert not opcompact.is_worth(16 << 20, 0)
+    monkeypatch.setattr(opcompact, "WORTH_BYTES", 1000)
+    log.add([op() for _ in range(20)])
+    assert not log.maybe_compact()
+    log.delete(range(1, 16))
+    assert log.maybe_compact()
+    assert not log.maybe_compact()
+
+
+@pytest.mark.parametrize("fault", [full_disk, broken_disk])
+def test_compaction_that_fails_leaves_the_log_as_it_was(
+    tmp_path: Path, fault: Callable[[], OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opcompact, "_LINES", 16)
+    counted = OpLog.open(tmp_path / "count")
+    fill(counted)
+    disk = TestDisk()
+    with using(disk):
+        counted.compact()
+    counted.close()
+    assert disk.names()[-2:] == ["rename", "fsync_dir"]
+    for at in range(len(disk.steps)):
+        (tmp_path / str(at)).mkdir()
+        log = OpLog.open(tmp_path / str(at) / "oplog.jsonl")
+        fill(log)
+        before, content = everything(log), Path(log.path).read_bytes()
+        failing = TestDisk(at, fault)
+        with using(failing):
+            if failing.at == len(disk.steps) - 1:
+                log.compact()  # the new file is in place; the sync of its name is made up for
+            else:
+                with pytest.raises(StorageError):
+                    log.compact()
+                assert Path(log.path).read_bytes() == content
+        assert everything(log) == before
+        assert beside(log) == ["oplog.jsonl"]
+        log.add([op()])
+        reopened(log).close()
+
+
+def test_nothing_is_appended_until_the_new_name_is_durable(log: OpLog) -> None:
+    """Else a power cut could bring the old file back, without what was acknowledged in the new one."""
+
+    class NoDirectory(TestDisk):
+        def fsync_dir(self, path: str) -> None:
+            self._step("fsync_dir", path)
+            if "rename" in self.names():
+                raise broken_disk()
+
+    fill(log)
+    with using(NoDirectory()):
+        log.compact()
+        content = Path(log.path).read_bytes()
+        with pytest.raises(StorageError, match="input/output error"):
+            log.add([op()])
+        assert Path(log.path).read_bytes() == content
+        everything(log)
+    disk = TestDisk()
+    with using(disk):
+        log.add([op()])
+    assert disk.names() == ["fsync_dir", "write", "fsync"]
+
+
+def test_power_cut_at_any_step_of_a_compaction_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opcompact, "_LINES", 16)
+    counted = OpLog.open(tmp_path / "count")
+    fill(counted)
+    steps = count_steps(counted.compact)
+    counted.close()
+    for at in range(steps):
+        log = OpLog.open(tmp_path / str(at))
+        fill(log)
+        before = everything(log)
+        with using(TestDisk(at)), pytest.raises(Died):
+            log.compact()
+        again = OpLog.open(tmp_path / str(at))
+        assert everything(again) == before
+        again.close()
+
+
+def test_compaction_is_refused_when_it_would_fill_the_disk(
+    log: OpLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log)
+    monkeypatch.setattr(opcompact, "_ROOM", 1 << 60)
+    with pytest.raises(StorageError, match="the disk has less than"):
+        log.compact()
+    assert beside(log) == ["oplog.jsonl"]
+
+
+# Verify and repair
+
+
+def damaged(path: Path, change: Callable[[list[bytes]], None]) -> tuple[dict[int, Any], bytes]:
+    """A log whose lines were changed; what it held before, and the bytes it now has."""
+    log = OpLog.open(path)
+    fill(log)
+    state = everything(log)
+    log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    change(lines)
+    path.write_bytes(b"".join(lines))
+    return state, path.read_bytes()
+
+
+def place_of(lines: list[bytes], number: int) -> int:
+    return max(n for n, line in enumerate(lines) if line.lstrip().startswith(b'{"id":"%d"' % number))
+
+
+def test_verify_of_a_good_log_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+    state, content = damaged(path, lambda lines: None)
+    path.chmod(0o400)
+    told: list[tuple[int, int]] = []
+    report = OpLog.verify(path, lambda done, total: told.append((done, total)))
+    assert (report.bad, report.bad_lines, report.torn, report.opens) == ([], 0, 0, True)
+    assert (report.operations, report.size, report.lines) == (len(state), len(content), content.count(b"\n"))
+    assert 0 < report.needed < report.size
+    assert told[-1] == (len(content), len(content))
+    assert OpLog.repair(path).set_aside == ""
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["oplog.jsonl"]
+
+
+def test_repair_sets_bad_lines_aside_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+    bad: list[bytes] = []
+
+    def change(lines: list[bytes]) -> None:
+        for number, junk in ((12, b"\0" * 40 + b"\n"), (30, b'{"id":"30","modno":5}\n'), (47, b"\n")):
+            place = place_of(lines, number)
+            bad.append(junk)
+            lines[place] = junk
+
+    state, _ = damaged(path, change)
+    with pytest.raises(CorruptError, match="no text"):
+        OpLog.open(path)
+    report = OpLog.verify(path)
+    assert (report.bad_lines, report.opens, report.torn) == (3, False, 0)
+    report = OpLog.repair(path)
+    assert sorted(Path(report.set_aside).read_bytes().splitlines()) == sorted(b.strip(b"\n") for b in bad)
+    assert Path(report.set_aside).stat().st_mode & 0o777 == 0o600
+    log = OpLog.open(path)
+    assert everything(log) == {n: o for n, o in state.items() if n not in (12, 30, 47)}
+    assert OpLog.verify(path).bad_lines == 0
+    [new] = log.add([op()])
+    assert new.id > max(state)
+    log.close()
+
+
+def test_repair_keeps_the_older_line_of_a_damaged_update(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+
+    def change(lines: list[bytes]) -> None:
+        lines[place_of(lines, 3)] = b"#\n"
+
+    state, _ = damaged(path, change)
+    OpLog.repair(path)
+    log = OpLog.open(path)
+    assert log.get(3).modno == 3 < state[3].modno
+    log.close()
+
+
+def test_repair_keeps_an_update_whose_first_line_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+
+    def change(lines: list[bytes]) -> None:
+        first = min(n for n, line in enumerate(lines) if line.startswith(b'{"id":"3"'))
+        lines[first] = b"#\n"
+
+    state, _ = damaged(path, change)
+    assert OpLog.verify(path).bad_lines == 2
+    report = OpLog.repair(path)
+    assert Path(report.set_aside).read_bytes() == b"#\n"
+    log = OpLog.open(path)
+    assert everything(log) == state
+    log.close()
+
+
+def test_repair_of_a_log_without_its_first_line_gives_out_no_number_twice(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+    log = OpLog.open(path)
+    log.add([op() for _ in range(500)])
+    log.delete(range(2, 501))
+    log.compact()
+    log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"#\n" + lines[1])
+    with pytest.raises(CorruptError, match="line 1: not JSON"):
+        OpLog.open(path)
+    OpLog.repair(path)
+    log = OpLog.open(path)
+    [new] = log.add([op()])
+    assert new.id > 500
+    assert new.modno > 500
+    log.close()
+
+
+def test_repair_of_lines_in_another_order_restores_it(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+    log = OpLog.open(path)
+    log.add([op() for _ in range(50)])
+    log.compact()
+    state = everything(log)
+    log.close()
+    lines = [line.strip() + b"\n" for line in path.read_bytes().splitlines()]
+    path.write_bytes(lines[0] + b"".join(reversed(lines[1:])))
+    with pytest.raises(CorruptError, match="comes after one with a higher id"):
+        OpLog.open(path)
+    report = OpLog.repair(path)
+    assert report.set_aside == ""
+    log = OpLog.open(path)
+    assert everything(log) == state
+    log.close()
+
+
+def test_repair_of_a_torn_end_and_of_an_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opload, "MAX_LINE", 5_000)
+    monkeypatch.setattr(opload, "BLOCK", 1_000)
+    path = tmp_path / "oplog.jsonl"
+
+    def change(lines: list[bytes]) -> None:
+        lines.insert(10, b"y" * 20_000 + b"\n")
+        lines.append(b'{"id":"99')
+
+    state, _ = damaged(path, change)
+    report = OpLog.verify(path)
+    assert (report.bad_lines, report.torn, report.opens) == (1, 9, False)
+    assert report.bad[0].number == 11
+    report = OpLog.repair(path)
+    assert Path(report.set_aside).read_bytes() == b"y" * 20_000 + b"\n" + b'{"id":"99'
+    log = OpLog.open(path)
+    assert everything(log) == state
+    log.close()
+
+
+def test_verify_finds_what_opening_does_not_look_at(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+
+    def change(lines: list[bytes]) -> None:
+        place = place_of(lines, 10)
+        lines[place] = lines[place].replace(b'"operationBackup":{}', b'"operationBackup":{"errors":5}')
+
+    damaged(path, change)
+    OpLog.open(path).close()
+    report = OpLog.verify(path)
+    assert report.bad[0].reason == "operationBackup.errors: must be an array, not a number"
+    OpLog.repair(path)
+    assert OpLog.verify(path).bad_lines == 0
+
+
+def test_repair_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    def change(lines: list[bytes]) -> None:
+        lines[15] = b"#\n"
+
+    damaged(tmp_path / "count", change)
+    steps = count_steps(lambda: OpLog.repair(tmp_path / "count"))
+    for at in range(steps - 1):
+        path = tmp_path / str(at) / "oplog.jsonl"
+        path.parent.mkdir()
+        _, content = damaged(path, change)
+        with using(TestDisk(at, full_disk)), pytest.raises(StorageError):
+            OpLog.repair(path)
+        assert path.read_bytes() == content
+        assert not [name for name in os.listdir(path.parent) if name.endswith(".tmp")]
+        assert OpLog.repair(path).bad_lines == 1
+
+
+def test_repair_of_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        OpLog.verify(tmp_path / "none")
+    with pytest.raises(StorageError):
+        OpLog.repair(tmp_path / "none")
+    (tmp_path / "empty").write_bytes(b"")
+    assert not OpLog.verify(tmp_path / "empty").opens
+    OpLog.repair(tmp_path / "empty")
+    OpLog.open(tmp_path / "empty").close()
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_whatever_the_damage_repair_gives_a_log_that_opens(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "oplog.jsonl"
+    with using(QuickDisk()):
+        state, content = damaged(path, lambda lines: None)
+        broken = bytearray(content)
+        places = sorted(data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)))
+        for place in places:
+            junk = data.draw(
+                st.binary(min_size=1, max_size=300) | st.sampled_from([b"\n", b'"', b"9", b" ", b"\0" * 999])
+            )
+            broken[place : place + len(junk)] = junk
+        path.write_bytes(bytes(broken))
+        opens = OpLog.verify(path).opens
+        try:
+            OpLog.open(path).close()
+        except CorruptError:
+            assert not opens
+            path.write_bytes(bytes(broken))
+        else:
+            path.write_bytes(bytes(broken))
+        OpLog.repair(path)
+        log = OpLog.open(path)
+        kept = everything(log)
+        assert len(kept) >= len(state) - 40
+        log.close()
+        assert OpLog.verify(path).bad_lines == 0
