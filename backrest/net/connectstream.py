@@ -117,10 +117,16 @@ class ConnectStream:
         forward, self_receive = trio.open_memory_channel["Message"](READ_AHEAD)
         source, self._receive = self._receive, self_receive.receive
         end: ConnectError | None = None
+        lost: BrokenPipeError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump, source, forward)
-            end = await self._bounded(handler)
+            try:
+                end = await self._bounded(handler)
+            except BrokenPipeError as error:
+                lost = error  # as itself, and not in the group that a nursery makes of it
             nursery.cancel_scope.cancel()
+        if lost is not None:
+            raise lost
         return end
 
     async def _pump(
