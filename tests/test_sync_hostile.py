@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+from sync_world import BOTH, GUID, Instance, Pipe, World, pipes
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
@@ -19,13 +16,12 @@ from backrest.crypto.channel import Channel, Initiator
 from backrest.crypto.identity import Identity, make_handshake
 from backrest.crypto.tokens import PairingToken
 from backrest.errors import StorageError
-from backrest.permissions import Grants, parse_grant
+from backrest.permissions import parse_grant
 from backrest.protocol.framing import Decoder, EndOfStream, encode, parse_end
 from backrest.protocol.session import Limits
 from backrest.store import mask
-from backrest.sync import apply, hub, inbound, outbound
+from backrest.sync import apply, hub, inbound
 from backrest.sync.gate import Gate
-from sync_world import BOTH, GUID, Instance, Pipe, World, inline_threads, pipes, world  # noqa: F401 - fixtures
 
 Item = wire.sync.SyncStreamItem
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
@@ -296,17 +292,17 @@ async def test_millions_of_empty_items_do_not_pile_up(
         await stranger.shake_hands()
         await wait_all_tasks_blocked()
         client = hub.hub._live[stranger.identity.keyid]
-        async with hub.hub.storing(client.keyid):  # as if the disk were slow
-            async with trio.open_nursery() as nursery:
+        # As if the disk were slow.
+        async with hub.hub.storing(client.keyid), trio.open_nursery() as nursery:
 
-                async def flood() -> None:
-                    for _ in range(300):
-                        await stranger.say(operation_manifest=Item.SyncActionOperationManifest())
+            async def flood() -> None:
+                for _ in range(300):
+                    await stranger.say(operation_manifest=Item.SyncActionOperationManifest())
 
-                nursery.start_soon(flood)
-                await wait_all_tasks_blocked()
-                assert len(client._queue) <= 12
-                nursery.cancel_scope.cancel()
+            nursery.start_soon(flood)
+            await wait_all_tasks_blocked()
+            assert len(client._queue) <= 12
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_manifest_beyond_the_scale_ends_the_session(
@@ -421,7 +417,7 @@ def test_a_pushed_item_of_many_bytes_is_skipped_quickly() -> None:
     assert len(report.refused) == 2
 
 
-async def test_a_push_of_a_peer_that_was_removed_meanwhile_is_not_applied(inline_threads: None) -> None:  # noqa: F811
+async def test_a_push_of_a_peer_that_was_removed_meanwhile_is_not_applied(inline_threads: None) -> None:
     entry = wire.config.Multihost.Peer(
         instance_id="hub", keyid="k", permissions=[parse_grant("receive-shared-repos=*")]
     )
@@ -433,7 +429,7 @@ async def test_a_push_of_a_peer_that_was_removed_meanwhile_is_not_applied(inline
 
 
 async def test_what_a_push_says_cannot_flood_the_log(
-    inline_threads: None,  # noqa: F811
+    inline_threads: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     entry = wire.config.Multihost.Peer(instance_id="hub", keyid="k")

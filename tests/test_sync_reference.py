@@ -1,0 +1,321 @@
+"""The reference's habits (PROTOCOL.md sections 4 to 6), scripted: as a hub of our client, as a client of our hub."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+from sync_world import BOTH, Instance, Pipe, World
+from test_sync_hostile import Stranger, authorize, visitor
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from backrest import wire
+from backrest.crypto.channel import Channel, respond
+from backrest.crypto.identity import Identity, make_handshake
+from backrest.errors import Code
+from backrest.permissions import parse_grant
+from backrest.protocol.framing import Decoder, encode, end_of_stream
+from backrest.store.oplog import OpLog
+from backrest.sync import link
+
+Item = wire.sync.SyncStreamItem
+CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
+
+
+class GoHub:
+    """The hub's end of one stream, by hand. Its handshake goes out as soon as the transport is up."""
+
+    def __init__(self, pipe: Pipe, identity: Identity) -> None:
+        self.pipe = pipe
+        self.identity = identity
+        self.channel: Channel | None = None
+        self._decoder = Decoder(1 << 26, ends=False)
+
+    async def hear(self) -> Any:
+        while (envelope := self._decoder.next()) is None:
+            data = await self.pipe.receive()
+            if not data:
+                raise trio.EndOfChannel
+            self._decoder.feed(data)
+        item = Item.FromString(envelope.payload)
+        if self.channel is not None:
+            item = Item.FromString(self.channel.open(item.encrypted.nonce, item.encrypted.ciphertext))
+        return item
+
+    async def say(self, **action: Any) -> None:
+        assert self.channel is not None
+        nonce, ciphertext = self.channel.seal(Item(**action).SerializeToString())
+        item = Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext))
+        await self.pipe.send(encode(0, item.SerializeToString()))
+
+    async def open(self) -> str:
+        """Both handshakes; returns the pairing secret that the client showed."""
+        key = (await self.hear()).establish_shared_secret.kem_public_key
+        encapsulation, self.channel = respond(key)
+        answer = Item.SyncEstablishSharedSecret(protocol_version=1, kem_encapsulation=encapsulation)
+        await self.pipe.send(encode(0, Item(establish_shared_secret=answer).SerializeToString()))
+        await self.say(handshake=make_handshake(self.identity, "hub", "", self.channel.transcript))
+        return str((await self.hear()).handshake.pairing_secret)
+
+    async def let_in(self) -> str:
+        secret = await self.open()
+        await self.say(receive_config=Item.SyncActionReceiveConfig())
+        await self.say(receive_resources=Item.SyncActionReceiveResources())
+        return secret
+
+    async def until(self, kind: str) -> Any:
+        while (item := await self.hear()).WhichOneof("action") != kind:
+            pass
+        return getattr(item, kind)
+
+    async def end(self, code: Code | None = None) -> None:
+        await self.pipe.send(end_of_stream(code, "as it happens"))
+
+
+Script = Callable[[GoHub], Awaitable[None]]
+
+
+class GoMachine:
+    """Takes the place of a hub in the world: each script serves one connection, the last one all that follow."""
+
+    def __init__(self, world: World, *scripts: Script) -> None:
+        self.identity = Identity.generate()
+        self.keyid = self.identity.keyid
+        self.hub = self
+        self._scripts = list(scripts)
+        world.up["hub"] = self  # type: ignore[assignment]
+
+    async def serve(self, pipe: Pipe) -> None:
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        with suppress(trio.EndOfChannel, OSError):  # the client left
+            await script(GoHub(pipe, self.identity))
+
+    def known_to(self, client: Instance, secret: str = "") -> None:
+        def add(config: wire.config.Config) -> bool:
+            config.multihost.known_hosts.add(
+                instance_id="hub",
+                keyid=self.identity.keyid,
+                instance_url="http://hub:9898",
+                initial_pairing_secret=secret,
+                permissions=[parse_grant(grant) for grant in BOTH],
+            )
+            return True
+
+        client.config.transform(add)
+
+
+async def test_refused_right_after_a_pairing_that_worked(autojump_clock: MockClock, world: World) -> None:
+    secrets: list[str] = []
+    done = trio.Event()
+
+    async def refuse(go: GoHub) -> None:
+        secrets.append(await go.open())
+        await go.end(Code.PERMISSION_DENIED)
+
+    async def welcome(go: GoHub) -> None:
+        secrets.append(await go.let_in())
+        await go.until("operation_manifest")
+        done.set()
+        await trio.sleep_forever()
+
+    client = world.instance("laptop")
+    machine = GoMachine(world, refuse, refuse, welcome)
+    machine.known_to(client, "5" * 64)
+    async with client.running():
+        await done.wait()
+        assert trio.current_time() <= 4
+        await wait_all_tasks_blocked()
+    assert secrets == ["5" * 64] * 3
+    assert client.config.current.multihost.known_hosts[0].initial_pairing_secret == ""
+
+
+async def test_a_clean_end_after_a_failure_means_reconnect(autojump_clock: MockClock, world: World) -> None:
+    done = trio.Event()
+
+    async def clean_end(go: GoHub) -> None:
+        await go.let_in()
+        await go.until("operation_manifest")
+        await go.end()  # and the stream stays open: END_STREAM does not follow
+        await trio.sleep_forever()
+
+    async def stay(go: GoHub) -> None:
+        await go.let_in()
+        await go.until("operation_manifest")
+        done.set()
+        await trio.sleep_forever()
+
+    client = world.instance("laptop")
+    GoMachine(world, clean_end, clean_end, stay).known_to(client)
+    async with client.running():
+        await done.wait()
+        assert trio.current_time() < 60
+
+
+async def test_a_hub_that_asks_for_all_at_once_and_for_what_is_not_its_own(
+    autojump_clock: MockClock, world: World
+) -> None:
+    client = world.instance("laptop")
+    client.oplog.add([client.operation() for _ in range(1500)])
+    [foreign] = client.oplog.add([client.operation(instance_id="another")])
+    got: list[list[int]] = []
+    done = trio.Event()
+
+    async def ask(go: GoHub) -> None:
+        await go.let_in()
+        manifest = await go.until("operation_manifest")
+        assert len(manifest.op_ids) == 1500
+        ids = [foreign.id, -4, 0, 2**63 - 1, *manifest.op_ids]
+        await go.say(request_operation_data=Item.SyncActionRequestOperationData(op_ids=ids))
+        for one in (1, 2, 3):
+            await go.say(request_operation_data=Item.SyncActionRequestOperationData(op_ids=[one]))
+        while sum(map(len, got)) < 1503:
+            event = (await go.until("receive_operations")).event
+            got.append([op.id for op in event.updated_operations.operations])
+        done.set()
+        await trio.sleep_forever()
+
+    GoMachine(world, ask).known_to(client)
+    async with client.running():
+        await done.wait()
+    assert max(map(len, got)) <= 512
+    sent = [op_id for ids in got for op_id in ids]
+    assert sent == [*range(1, 1501), 1, 2, 3]
+
+
+async def test_a_hub_that_asks_without_end_and_reads_nothing_costs_little(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "ROOM_BYTES", 1000)
+    client = world.instance("laptop")
+    client.oplog.add([client.operation() for _ in range(20)])
+
+    async def never_read(go: GoHub) -> None:
+        await go.let_in()
+        stuck = trio.Event()
+
+        async def full(data: bytes) -> None:
+            await stuck.wait()
+
+        go.pipe.other.send = full  # type: ignore[method-assign]
+        for _ in range(2000):
+            await go.say(request_resources=Item.SyncActionRequestResources())
+            await go.say(request_operation_data=Item.SyncActionRequestOperationData())
+        await trio.sleep_forever()
+
+    machine = GoMachine(world, never_read)
+    machine.known_to(client)
+    async with client.running():
+        await client.until_peer(machine, CONNECTED)  # type: ignore[arg-type]
+        await wait_all_tasks_blocked()
+        running = client.clients._running[machine.keyid].host._link
+        assert running is not None
+        assert running.session.outbox_size < 10_000
+
+
+async def test_what_was_never_announced_is_not_said_to_be_deleted(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Created, and gone before its content was read: the reference hub ends the session over such a deletion."""
+    client = world.instance("laptop")
+    said: list[str] = []
+    ready, done = trio.Event(), trio.Event()
+
+    async def listen(go: GoHub) -> None:
+        await go.let_in()
+        await go.until("operation_manifest")
+        ready.set()
+        while True:
+            event = (await go.until("receive_operations")).event
+            said.append(str(event.WhichOneof("event")))
+            if [op.display_message for op in event.created_operations.operations] == ["last"]:
+                done.set()
+
+    machine = GoMachine(world, listen)
+    machine.known_to(client)
+    read = OpLog.read
+
+    def deleting(log: OpLog, ids: Any, predicate: Any = None) -> Any:
+        if not said and any(op.display_message == "short-lived" for op in read(log, ids)):
+            log.delete(list(ids))
+        return read(log, ids, predicate)
+
+    monkeypatch.setattr(OpLog, "read", deleting)
+    async with client.running():
+        await ready.wait()
+        client.oplog.add([client.operation(display_message="short-lived")])
+        await wait_all_tasks_blocked()
+        client.oplog.add([client.operation(display_message="last")])
+        await done.wait()
+    assert said == ["created_operations"]
+
+
+async def test_a_client_of_the_reference_is_taken_as_it_is(autojump_clock: MockClock, world: World) -> None:
+    """Its manifest lists operations attributed to others; it deletes what is unknown and creates what was deleted."""
+    hub = world.instance("hub")
+    hub.oplog.add([hub.operation()])
+    async with hub.running():
+        go = visitor(world, hub, "go")
+        authorize(hub, go)
+        await go.shake_hands()
+        await go.say(operation_manifest=Item.SyncActionOperationManifest(op_ids=[3, 4], modnos=[3, 4]))
+        while (item := await go.hear()).WhichOneof("action") != "request_operation_data":
+            pass
+        assert list(item.request_operation_data.op_ids) == [3, 4]
+        await go.operations(
+            hub.operation(id=3, modno=3, flow_id=3, instance_id="hub"),  # claims to be the hub's own
+            hub.operation(id=4, modno=4, flow_id=4, original_instance_keyid=hub.keyid, original_id=1),
+        )
+        await deleted(go, 99, 3, 3)
+        await go.operations(hub.operation(id=3, modno=9, flow_id=3, instance_id="go"))
+        await world.until(
+            hub.oplog.subscribe,
+            lambda: dict(hub.oplog.held(go.identity.keyid)),
+            lambda held: held == {3: 9, 4: 4},
+        )
+        again = Stranger(
+            visitor(world, hub).pipe, identity=go.identity, name="go"
+        )  # the old stream stays open
+        await again.shake_hands()
+        assert (await go.until_end()).code == "internal"
+        await again.say(operation_manifest=Item.SyncActionOperationManifest(op_ids=[4], modnos=[4]))
+        await world.until(
+            hub.oplog.subscribe, lambda: dict(hub.oplog.held(go.identity.keyid)), lambda held: held == {4: 4}
+        )
+    assert hub.oplog.count("") == 1
+    assert hub.oplog.get(1).instance_id == "hub"
+
+
+async def deleted(go: Stranger, *ids: int) -> None:
+    event = wire.operations.OperationEvent()
+    event.deleted_operations.values.extend(ids)
+    await go.say(receive_operations=Item.SyncActionReceiveOperations(event=event))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"receive_operations": Item.SyncActionReceiveOperations()},
+        {"operation_manifest": Item.SyncActionOperationManifest(op_ids=[1], modnos=[])},
+        {"request_operation_data": Item.SyncActionRequestOperationData(op_ids=[1])},
+        {"request_resources": Item.SyncActionRequestResources()},
+        {"set_config": Item.SyncActionSetConfig(repos_to_delete=["nas"])},
+        {},
+    ],
+)
+async def test_what_has_no_place_at_a_hub_ends_that_session(
+    autojump_clock: MockClock, world: World, action: dict[str, Any]
+) -> None:
+    hub = world.instance("hub")
+    async with hub.running():
+        go = visitor(world, hub, "go")
+        authorize(hub, go)
+        await go.shake_hands()
+        await go.say(**action)
+        assert (await go.until_end()).code == "invalid_argument"
+        again = Stranger(visitor(world, hub).pipe, identity=go.identity, name="go")
+        await again.shake_hands()
+        while (await again.hear()).WhichOneof("action") != "receive_config":
+            pass
