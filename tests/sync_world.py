@@ -76,6 +76,10 @@ class Pipe:
     def close(self) -> None:
         self.other._in_send.close()
 
+    async def end(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.close()
+
     def break_off(self) -> None:
         for end in (self, self.other):
             end.broken = True

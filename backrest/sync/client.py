@@ -13,8 +13,9 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -45,14 +46,21 @@ PAIRING_RETRIES = (
 PAIRING_RETRY_S = 1.0
 # What the hub that we paired with never does: another key, a forged signature, records that do not open.
 IMPOSTURE = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE, Fault.REFUSED)
+GOODBYE_S = 1.0  # a hub that takes nothing does not hold us up
 SLEEP_CHECK_S = 5.0
 SLEEP_JUMP_S = (
     30.0  # the wall clock this far ahead of the monotonic one: the machine slept (or its clock was set)
 )
 
 Peer = wire.config.Multihost.Peer
-Dial = Callable[[str], AbstractAsyncContextManager[Stream]]
+Dial = Callable[[str], AbstractAsyncContextManager["OutboundStream"]]
 State = wire.sync.ConnectionState
+
+
+class OutboundStream(Stream, Protocol):
+    """What a client needs besides the bytes (net.duplex.DuplexStream has it)."""
+
+    async def end(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,7 @@ def dialer(ca_file: str | None = None) -> Dial:
     """Dials the sync path of a hub's URL over HTTP/2."""
 
     @asynccontextmanager
-    async def dial(url: str) -> AsyncIterator[Stream]:
+    async def dial(url: str) -> AsyncIterator[OutboundStream]:
         headers = {"content-type": "application/connect+proto", "connect-protocol-version": "1"}
         async with open_stream(rpc_url(url, SYNC_PATH), headers=headers, ca_file=ca_file) as stream:
             yield stream
@@ -207,7 +215,10 @@ class KnownHost:
                     peers=self._peers,
                     on_established=on_established,
                 )
-                await link.run(outbound.handle)
+                try:
+                    await link.run(outbound.handle)
+                finally:
+                    await _say_goodbye(stream)
         except BackrestError as refused:
             error = refused
         except OSError as broken:
@@ -273,6 +284,12 @@ class KnownHost:
             since_ms=int(time.time() * 1000),
             **{"next_try_ms": 0, **fields},
         )
+
+
+async def _say_goodbye(stream: OutboundStream) -> None:
+    """END_STREAM, so that the hub sees an end and not an accident; also when we are being cancelled."""
+    with trio.move_on_after(GOODBYE_S, shield=True), suppress(OSError, BackrestError):
+        await stream.end()
 
 
 def _outcome(error: BackrestError, lived: float, woke: bool) -> Outcome:
