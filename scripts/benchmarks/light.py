@@ -17,6 +17,7 @@ import trio
 
 from backrest import wire
 from backrest.crypto.identity import Identity
+from backrest.errors import BackrestError
 from backrest.protocol import events
 from backrest.protocol.session import Role, Session
 from backrest.sync.client import dialer
@@ -24,6 +25,7 @@ from backrest.sync.link import Link
 from benchmarks import operations
 
 Item = wire.sync.SyncStreamItem
+RETRY_S = 0.5  # a real client waits longer and at random; here the storm goes on
 BATCH = 512  # operations in one message of an answer, as the reference does
 
 
@@ -50,6 +52,7 @@ class LightClient:
         self._link: Link | None = None
         self._established = trio.Event()
         self._stored = trio.Event()
+        self.retries = 0
         self._stored_at = 0.0
         self._answered = 0
         self._probing = False
@@ -73,6 +76,23 @@ class LightClient:
         self._probing = probe
         self.dialled = time.monotonic()
         nursery.start_soon(self._run, target)
+
+    def start_stubbornly(self, nursery: trio.Nursery, target: Target) -> None:
+        """As ``start``, but it dials again, and counts that in ``retries``, until it was let in once."""
+        self.retries = 0
+
+        async def run() -> None:
+            while True:
+                try:
+                    return await self._run(target)
+                except (BackrestError, OSError):
+                    if self._established.is_set():
+                        raise
+                    self.retries += 1
+                    await trio.sleep(RETRY_S)
+
+        self._established, self._stored, self._answered = trio.Event(), trio.Event(), 0
+        nursery.start_soon(run)
 
     async def _run(self, target: Target) -> None:
         async with dialer()(target.url) as stream:

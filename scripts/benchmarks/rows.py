@@ -6,6 +6,7 @@ A row returns figures by name; a name ends in its unit. What a figure means is i
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -278,6 +279,7 @@ async def _storm(options: Options) -> Figures:
         seconds = await _all_at_once(clients, hub)
         return {
             "wall_s": seconds,
+            "retries": sum(client.retries for client in clients),
             "each_hub_cpu_ms": (hub.cpu_s() - cpu) * 1000 / options.size,
             "each_client_cpu_ms": (time.process_time() - own) * 1000 / options.size,
             "hub_peak_mib": hub.memory_mib("VmHWM"),
@@ -289,7 +291,7 @@ async def _all_at_once(clients: Sequence[LightClient], hub: _Hub) -> float:
     async with trio.open_nursery() as nursery:
         start = time.monotonic()
         for client in clients:
-            client.start(nursery, hub.target)
+            client.start_stubbornly(nursery, hub.target)
         for client in clients:
             await client.until_established()
         seconds = time.monotonic() - start
@@ -338,11 +340,18 @@ def help_(options: Options) -> Figures:
     run = partial(subprocess.run, [*BACKREST, "--help"], check=True, stdout=subprocess.DEVNULL)
     run()
     times = []
+    cpu = _children_cpu_s()
     for _ in range(options.size):
         start = time.monotonic()
         run()
         times.append((time.monotonic() - start) * 1000)
-    return {"median_ms": statistics.median(times), "max_ms": max(times)}
+    each_cpu_ms = (_children_cpu_s() - cpu) * 1000 / options.size
+    return {"median_ms": statistics.median(times), "max_ms": max(times), "each_cpu_ms": each_cpu_ms}
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 ROWS = {
