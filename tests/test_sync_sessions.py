@@ -372,7 +372,9 @@ async def test_removing_a_known_host_ends_its_session_and_its_state(
 
         client.config.transform(remove)
         await hub.until_peer(client, wire.sync.CONNECTION_STATE_DISCONNECTED)
-        assert client.peers.get(hub.keyid) is None
+        await world.until(
+            client.peers.subscribe, lambda: client.peers.get(hub.keyid), lambda gone: gone is None
+        )
         dials = len(world.dials)
         await trio.sleep(600)
         assert len(world.dials) == dials

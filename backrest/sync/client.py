@@ -290,6 +290,10 @@ async def _say_goodbye(stream: OutboundStream) -> None:
     """END_STREAM, so that the hub sees an end and not an accident; also when we are being cancelled."""
     with trio.move_on_after(GOODBYE_S, shield=True), suppress(OSError, BackrestError):
         await stream.end()
+        while (
+            await stream.receive()
+        ):  # until it has ended its side: closing before would cut off what it reads
+            pass
 
 
 def _outcome(error: BackrestError, lived: float, woke: bool) -> Outcome:
