@@ -95,13 +95,13 @@ def known_hosts(seats: Sequence[Seat]) -> list[dict[str, Any]]:
             "keyId": seat.identity.keyid,
             "instanceUrl": seat.url,
             "initialPairingSecret": seat.secret,
-            "permissions": [_permission(grant) for grant in seat.case.grants],
+            "permissions": [permission(grant) for grant in seat.case.grants],
         }
         for seat in seats
     ]
 
 
-def _permission(grant: str) -> dict[str, Any]:
+def permission(grant: str) -> dict[str, Any]:
     name, _, scopes = grant.partition("=")
     return {
         "type": "PERMISSION_" + name.replace("-", "_").upper(),

@@ -266,6 +266,9 @@ class AsHub(Talk):
         self.views: list[wire.sync.RemoteConfig] = []
         """The client's configuration, as it showed it to us."""
 
+    async def expect(self, kind: str, *, skip: Iterable[str] = (*PUSHED, "receive_operations")) -> Any:
+        return await super().expect(kind, skip=skip)
+
     async def next(self, what: str = "anything") -> Item | End:
         received = await super().next(what)
         if isinstance(received, Item) and received.HasField("receive_config"):

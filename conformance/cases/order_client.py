@@ -136,8 +136,7 @@ async def _(seat: Seat) -> None:
         talk.seconds = 2 * seat.lab.heartbeat + 5
         for _ in range(2):
             async with patience(talk.seconds, "two heartbeats"):
-                skip = ("receive_config", "receive_resources", "operation_manifest", "set_config")
-                await talk.expect("heartbeat", skip=skip)
+                await talk.expect("heartbeat")
 
 
 @client(
