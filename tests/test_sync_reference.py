@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from backrest import wire
 from backrest.crypto.channel import Channel, respond
 from backrest.crypto.identity import Identity, make_handshake
-from backrest.errors import Code
+from backrest.errors import Code, StorageError
 from backrest.permissions import parse_grant
 from backrest.protocol.framing import Decoder, encode, end_of_stream
 from backrest.store.oplog import OpLog
@@ -319,3 +319,25 @@ async def test_what_has_no_place_at_a_hub_ends_that_session(
         await again.shake_hands()
         while (await again.hear()).WhichOneof("action") != "receive_config":
             pass
+
+
+async def test_a_secret_that_cannot_be_cleared_does_not_end_the_session(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, done = world.instance("laptop"), trio.Event()
+
+    async def welcome(go: GoHub) -> None:
+        await go.let_in()
+        await go.until("operation_manifest")
+        await go.until("heartbeat")
+        done.set()
+        await trio.sleep_forever()
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("no space left on device")
+
+    GoMachine(world, welcome).known_to(client, "5" * 64)
+    monkeypatch.setattr(client.config, "transform", full)
+    async with client.running():
+        await done.wait()
+    assert len(world.dials) == 1
