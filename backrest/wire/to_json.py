@@ -1,8 +1,11 @@
-"""From a message to the dict of its JSON form: one closure for each type. The public side is codec.py.
+"""From a message to the dict of its JSON form: one function for each type. The public side is codec.py.
 
-A type is a list of steps in the order of the .proto file. Plain scalars that stand together are one step with
-one look-up in C (attrgetter); that beats ``ListFields``, which builds a wrapper object for each field's
-descriptor (3 us for an operation, against 1 us).
+The function is generated as source text, straight down the fields in the order of the .proto file, and
+compiled once. That takes half of what closures over tables take (4.5 us for an operation of a backup, against
+8.4), and a fifth of json_format; the JSON of a million operations is where a hub's first sync spends its time.
+Plain attribute access beats ``ListFields``, which makes an object for each field's descriptor.
+
+The source is made of nothing but the names in our own schema, which are identifiers; no input is in it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable
-from operator import attrgetter
 from struct import pack, unpack
 from typing import Any
 
@@ -22,8 +24,6 @@ FLOAT32_MAX = 3.4028234663852886e38  # the largest a float field can hold (IEEE 
 
 Json = dict[str, Any]
 Encode = Callable[[Any], Json]
-_Step = Callable[[Any, Json], None]
-_Convert = Callable[[Any], Any]
 
 _encoders: dict[Any, Encode] = {}
 
@@ -45,126 +45,75 @@ def check(descriptor: Any) -> None:
 
 
 def _compile(descriptor: Any) -> Encode:
+    """Generates and compiles the functions for this type and all that it can hold, each by a name of its own."""
+    sources: dict[Any, str] = {}
+    names: dict[str, Any] = {"double": _double, "short_float": _short_float, "base64_of": _base64}
+    _generate(descriptor, sources, names)
+    # S102: the text comes from the descriptors of our own schema alone; dataclasses work in the same way
+    exec("\n".join(sources.values()), names)  # noqa: S102
+    for made in sources:
+        _encoders[made] = names[_name(made)]
+    return _encoders[descriptor]
+
+
+def _name(descriptor: Any) -> str:
+    return f"of_{descriptor.full_name}".replace(".", "_")
+
+
+def _generate(descriptor: Any, sources: dict[Any, str], names: dict[str, Any]) -> None:
+    if descriptor in sources:
+        return
     check(descriptor)
-    steps: list[_Step] = []
-    run: list[Any] = []
-
-    def end_run() -> None:
-        if run:
-            steps.append(_scalars(tuple(run)))
-            run.clear()
-
+    sources[descriptor] = ""  # begun: a type may hold itself
+    lines = [f"def {_name(descriptor)}(message):", "    out = {}"]
     done: set[str] = set()
     for field in descriptor.fields:
-        oneof = field.containing_oneof
-        single = oneof is None and not field.is_repeated and field.message_type is None
-        if single and field.cpp_type not in FLOATS:
-            run.append(field)
-            continue
-        end_run()
+        name, key, oneof = f"message.{field.name}", f"out[{field.json_name!r}]", field.containing_oneof
         if oneof is not None:
+            # also a proto3 ``optional`` field, which is a oneof of its own: set is set, even to the default
             if oneof.name not in done:
                 done.add(oneof.name)
-                steps.append(_oneof(oneof))
+                lines.append(f"    which = message.WhichOneof({oneof.name!r})")
+                for other, word in zip(oneof.fields, ["if"] + ["elif"] * len(oneof.fields), strict=False):
+                    value = _value(f"message.{other.name}", other, names)
+                    lines.append(f"    {word} which == {other.name!r}:")
+                    lines.append(f"        out[{other.json_name!r}] = {value}")
         elif field.is_repeated:
-            steps.append(_repeated(field))
+            lines.append(f"    values = {name}")
+            lines.append(f"    if values: {key} = [{_value('value', field, names)} for value in values]")
         elif field.message_type is not None:
-            steps.append(_submessage(field))
+            lines.append(f"    if message.HasField({field.name!r}): {key} = {_value(name, field, names)}")
         else:
-            steps.append(_float(field))
-    end_run()
-
-    def encode(message: Any) -> Json:
-        out: Json = {}
-        for step in steps:
-            step(message, out)
-        return out
-
-    _encoders[descriptor] = encode
-    return encode
+            # -0.0 is set: only the all-zero bits are a float's default
+            minus = " or str(value) == '-0.0'" if field.cpp_type in FLOATS else ""
+            lines.append(f"    value = {name}")
+            lines.append(f"    if value{minus}: {key} = {_value('value', field, names)}")
+    lines.append("    return out\n")
+    sources[descriptor] = "\n".join(lines)
+    for field in descriptor.fields:
+        if field.message_type is not None:
+            _generate(field.message_type, sources, names)
 
 
-def _scalars(fields: tuple[Any, ...]) -> _Step:
-    names = [field.name for field in fields]
-    # attrgetter gives a tuple only for two names and more; zip leaves the second of a pair of the same out
-    get = attrgetter(*names) if len(names) > 1 else attrgetter(names[0], names[0])
-    table = tuple((field.json_name, _out(field)) for field in fields)
-
-    def step(message: Any, out: Json) -> None:
-        for (key, convert), value in zip(table, get(message), strict=False):
-            if value:
-                out[key] = convert(value) if convert else value
-
-    return step
-
-
-def _float(field: Any) -> _Step:
-    name, key = field.name, field.json_name
-    convert = _short_float if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT else _double
-
-    def step(message: Any, out: Json) -> None:
-        value = getattr(message, name)
-        if value or math.copysign(1.0, value) < 0:  # -0.0 is set: only the all-zero bits are the default
-            out[key] = convert(value)
-
-    return step
-
-
-def _submessage(field: Any) -> _Step:
-    name, key, convert = field.name, field.json_name, _message(field.message_type)
-
-    def step(message: Any, out: Json) -> None:
-        if message.HasField(name):
-            out[key] = convert(getattr(message, name))
-
-    return step
-
-
-def _repeated(field: Any) -> _Step:
-    name, key, convert = field.name, field.json_name, _out(field)
-
-    def step(message: Any, out: Json) -> None:
-        values = getattr(message, name)
-        if values:
-            out[key] = [convert(value) for value in values] if convert else list(values)
-
-    return step
-
-
-def _oneof(oneof: Any) -> _Step:
-    """Also for a proto3 ``optional`` field, which is a oneof of its own: set is set, even to the default."""
-    oneof_name = oneof.name
-    table = {field.name: (field.json_name, _out(field)) for field in oneof.fields}
-
-    def step(message: Any, out: Json) -> None:
-        name = message.WhichOneof(oneof_name)
-        if name is not None:
-            key, convert = table[name]
-            value = getattr(message, name)
-            out[key] = convert(value) if convert else value
-
-    return step
-
-
-def _out(field: Any) -> _Convert | None:
-    """How one value becomes JSON; None when it already is."""
+def _value(value: str, field: Any, names: dict[str, Any]) -> str:
+    """The expression that makes JSON of one value, which the expression ``value`` gives."""
     if field.message_type is not None:
-        return _message(field.message_type)
+        return f"{_name(field.message_type)}({value})"
     if field.enum_type is not None:
-        names = {value.number: value.name for value in reversed(field.enum_type.values)}
-        return lambda number: names.get(number, number)
+        table = "names_of_" + field.enum_type.full_name.replace(".", "_")
+        names[table] = {known.number: known.name for known in reversed(field.enum_type.values)}
+        return f"{table}.get({value}, {value})"
     if field.cpp_type in INT64:
-        return str
+        return f"str({value})"
     if field.type == FieldDescriptor.TYPE_BYTES:
-        return lambda value: base64.b64encode(value).decode("ascii")
+        return f"base64_of({value})"
     if field.cpp_type in FLOATS:
-        return _short_float if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT else _double
-    return None
+        return f"{'short_float' if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT else 'double'}({value})"
+    return value
 
 
-def _message(descriptor: Any) -> _Convert:
-    # looked up at each call: a type may hold itself, and is then not compiled yet
-    return lambda message: encoder(descriptor)(message)
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
 
 
 def _double(value: float) -> float | str:
