@@ -27,7 +27,7 @@ async def describe(request: UnaryRequest) -> bytes:
 async def fail(request: UnaryRequest) -> bytes:
     match request.body:
         case b"late":
-            await trio.sleep_forever()
+            await trio.sleep(60)  # simulated
         case b"bug":
             raise FileNotFoundError("/etc/secret")
         case code:
@@ -51,7 +51,7 @@ async def fail_stream(stream: ConnectStream) -> None:
     await stream.send(b"first")
     match await stream.receive():
         case b"late":
-            await trio.sleep_forever()
+            await trio.sleep(60)  # simulated
         case b"bug":
             raise FileNotFoundError("/etc/secret")
         case code:

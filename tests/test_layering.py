@@ -115,6 +115,10 @@ def test_no_test_sleeps() -> None:
     found = [
         f"{path.name}:{call.lineno}: {ast.unparse(call)}"
         for path in TESTS
-        for call in sleeps(ast.parse(path.read_text()), simulated=False)
+        for text in (path.read_text(),)
+        for call in sleeps(ast.parse(text), simulated=False)
+        if not text.splitlines()[call.lineno - 1].endswith(
+            "# simulated"
+        )  # a helper of tests with such a clock
     ]
     assert not found
