@@ -65,7 +65,8 @@ class RawClient:
         self.h2.initiate_connection()
         if window is not None:
             self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
-            self.h2.increment_flow_control_window(window - 65_535)
+            if window > 65_535:
+                self.h2.increment_flow_control_window(window - 65_535)
         await self.flush()
 
     async def flush(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import tracemalloc
 
 import pytest
+import trio
 from connect_client import APP, JSON, LIMIT, PROTO, Http1, Http2, both, headers, http2
 from h2raw import Clock, jump_clock, ours
 
@@ -187,5 +188,7 @@ async def test_a_body_that_never_comes_to_an_end_is_given_up(jump_clock: Clock) 
     async with http2() as client:
         stream_id = await client.request(*headers("/s.S/Describe", "application/json"))
         await client.data(stream_id, b"and then")
+        began = trio.current_time()
         status, _, body = await client.response(stream_id)
+        assert trio.current_time() - began == pytest.approx(connect.BODY_S, abs=1)
         assert (status, json.loads(body)["code"]) == (504, "deadline_exceeded")

@@ -80,6 +80,16 @@ async def test_an_answer_before_a_long_body_arrives_whole_and_ends_the_connectio
         assert answer.endswith(b"done\r\n0\r\n\r\n")
 
 
+async def test_a_body_that_still_comes_after_the_answer_is_read_and_not_reset(jump_clock: Clock) -> None:
+    """A TCP reset could destroy the answer before a slow client has it."""
+    async with ours(done) as server, connect(server) as stream:
+        await stream.send_all(CHUNKED)
+        await one_response(stream, b"done\r\n0\r\n\r\n")
+        await stream.send_all(CHUNK * 250)
+        await stream.send_eof()
+        assert await everything(stream) == b""
+
+
 async def send_endlessly(stream: trio.SocketStream, head: bytes, part: bytes) -> None:
     try:
         await stream.send_all(head)
@@ -192,6 +202,7 @@ async def test_shutdown_closes_idle_connections_lets_requests_end_and_cuts_the_r
             while True:
                 await send(body(bytes(50_000)))
         await server.shutdown.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
         await send(body(b"the end", more=False))
 
     async with ours(app) as server, connect(server) as idle, connect(server) as ends, connect(server) as slow:
