@@ -17,7 +17,7 @@ from backrest.store.opformat import KINDS, STATUSES, Json
 from backrest.store.opindex import Index, Origin
 
 #: lines worked on at a time: few enough that their parsed form stays in the processor's cache
-BATCH = 64
+BATCH = 128
 
 
 def take_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengths: Sequence[int]) -> None:

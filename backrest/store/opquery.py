@@ -107,7 +107,8 @@ def _first(index: Index, query: Query) -> Sequence[int]:
         ours = {number for number in numbers if number is not None}
         flows = ours if flows is None else flows & ours
     if flows is not None:
-        rows = sorted(row for flow in flows for row in _equal(index.flows, flow, rows))
+        column, several = index.flows, len(flows) != 1
+        rows = [row for row in rows if column[row] in flows] if several else _equal(column, flows.pop(), rows)
     if query.snapshot_id is not None:
         rows = _equal(index.snapshots, hash(query.snapshot_id), rows)
     return rows
