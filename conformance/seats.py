@@ -208,7 +208,9 @@ class Seat:
         if self.lab.change is None:
             raise Skipped("needs --change-command")
         for _ in range(3):  # a program that serves a hundred hubs at once may be slow to answer
-            done = await trio.run_process(self.lab.change, shell=True, check=False, capture_stderr=True)
+            done = await trio.run_process(
+                self.lab.change, shell=True, check=False, capture_stdout=True, capture_stderr=True
+            )
             if not done.returncode:
                 return
         raise Failed(f"the change command failed: {done.stderr.decode(errors='replace')[-500:]}")

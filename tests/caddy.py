@@ -58,8 +58,16 @@ class Caddy:
             assert text.count(old) == 1, f"the Caddyfile holds {old!r} not once"
             text = text.replace(old, new)
         # With "debug" the log says when the certificate is in use; until then TLS handshakes fail.
+        self._write(text)
+
+    def _write(self, sites: str) -> None:
         options = f"debug\nadmin {self._admin}\nlocal_certs\nskip_install_trust\nauto_https disable_redirects"
-        self._config.write_text("{\n" + options + "\n}\n" + text)
+        self._config.write_text("{\n" + options + "\n}\n" + sites)
+
+    async def reload_with(self, sites: str) -> None:
+        """Serve these sites (in a Caddyfile's words) instead of the repository's."""
+        self._write(sites)
+        await self.reload()
 
     async def start(self) -> None:
         # The second comes after the first when the certificate is made, and before it when it is loaded.

@@ -5,6 +5,7 @@ CONFORMANCE_SLOW=1 adds the cases that wait for a deadline of the protocol (a mi
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -38,6 +39,7 @@ load()
 SUITE = [sys.executable, "-m", "conformance"]
 ROOT = Path(__file__).parent.parent
 PACE = [] if os.environ.get("CONFORMANCE_SLOW") else ["--fast"]
+PATIENCE = ["--patience", "30"]  # a busy machine is no failure; no case that passes waits that long
 HEARTBEAT = ["--heartbeat-interval", "1s"]
 
 
@@ -49,7 +51,7 @@ class Suite:
 
     def __init__(self, *args: str) -> None:
         self._process = subprocess.Popen(
-            [*SUITE, *args, *PACE, "--json"],
+            [*SUITE, *args, *PACE, *PATIENCE, "--json"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -162,6 +164,37 @@ async def test_this_program_conforms_as_a_hub_behind_caddy(machine: Machine) -> 
     }
 
 
+async def test_this_program_conforms_as_a_client_through_caddy(machine: Machine, tmp_path: Path) -> None:
+    """What belongs to a connection; the rest is the same bytes again."""
+    setup = tmp_path / "setup"
+    topics = ["--only", "http/*", "--only", "handshake/*", "--only", "order/*"]
+    async with running_caddy(("127.0.0.1", 9)) as caddy:
+        public = f"{caddy.url}/PORT"
+        suite = Suite(
+            "client", "--setup", str(setup), "--public-url", public, "--proxy", "--fixture", *topics
+        )
+        await trio.to_thread.run_sync(suite.until, "waiting for the client")
+        client_set_up(machine, setup)
+        hosts = json.loads((setup / "known-hosts.json").read_text())
+        await caddy.reload_with(
+            _routes(caddy.url, [host["instanceUrl"].rpartition("/")[2] for host in hosts])
+        )
+        with machine.serving("--ca-file", str(caddy.ca_file)):
+            outcomes = await trio.to_thread.run_sync(suite.finish)
+    skipped = {id for id, outcome in outcomes.items() if outcome == "skipped"}
+    assert all(CASES[id].direct or "heartbeat" in CASES[id].needs for id in skipped)
+    assert len(outcomes) - len(skipped) > 50
+
+
+def _routes(url: str, ports: list[str]) -> str:
+    """A Caddyfile that leads https://.../PORT/... to that port."""
+    routes = "".join(
+        f"handle_path /{port}/* {{\n reverse_proxy h2c://127.0.0.1:{port} {{\n flush_interval -1\n }}\n}}\n"
+        for port in ports
+    )
+    return f"{url} {{\n{routes}}}\n"
+
+
 def _address(daemon: Daemon) -> tuple[str, int]:
     host, _, port = daemon.url.removeprefix("http://").rpartition(":")
     return host, int(port)
@@ -176,6 +209,16 @@ def test_there_are_enough_cases_and_every_one_says_what_it_is_about() -> None:
     for case in CASES.values():
         assert re.fullmatch(r"[1-9]|HTTP\.md", case.section), case.id
         assert set(case.needs) <= {*fixtures.HUB_TOKENS, "fixture", "change", "heartbeat", "pair"}, case.id
+
+
+def test_the_suite_uses_the_messages_and_the_cryptography_and_nothing_else_of_the_program() -> None:
+    for path in (ROOT / "conformance").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            used = {".".join(name.split(".")[:2]) for name in names if name.split(".")[0] == "backrest"}
+            assert used <= {"backrest.wire", "backrest.crypto"}, path
 
 
 def test_the_suite_s_cryptography_is_that_of_the_vectors() -> None:
