@@ -343,6 +343,15 @@ def test_power_cut_at_any_step_keeps_what_was_acknowledged(tmp_path: Path) -> No
         again.close()
 
 
+def test_what_a_killed_process_left_unsynced_is_synced_before_it_is_served(tmp_path: Path) -> None:
+    """Else it would be shown, and synced on to hubs, and gone after a power cut."""
+    prepared(tmp_path / "oplog.jsonl").close()
+    disk = TestDisk()
+    with using(disk):
+        OpLog.open(tmp_path / "oplog.jsonl")
+    assert disk.names() == ["open", "fsync"]
+
+
 def test_memory_out_of_step_refuses_writes_until_reopened(
     log: OpLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
