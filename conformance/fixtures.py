@@ -34,7 +34,7 @@ HUB_TOKENS = {
         "forever",
         (
             "read-operations=*",
-            "read-write-config=repo:conf-a,plan:conf-good,plan:conf-b1,!repo:conf-b",
+            "read-write-config=repo:conf-a,repo:conf-x,plan:conf-good,plan:conf-b1,!repo:conf-b",
             "read-config=*",
         ),
     ),
@@ -44,7 +44,7 @@ HUB_TOKENS = {
 
 
 def repos_and_plans(*, shared: bool) -> dict[str, Any]:
-    """Two repos (conf-a is shared at a hub) and three plans that never run by themselves."""
+    """The repos (conf-a is shared at a hub) and three plans that never run by themselves."""
     return {
         "repos": [
             {

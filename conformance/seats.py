@@ -23,14 +23,14 @@ from conformance.peer import AsHub, Handshake, Item, handshake, patience
 
 _RUN = secrets.token_hex(2)
 
-FIXTURE_REPOS = ("conf-a", "conf-b")
+FIXTURE_REPOS = ("conf-a", "conf-b", "conf-c")  # nothing uses conf-c
 FIXTURE_PLANS = {"conf-a1": "conf-a", "conf-a2": "conf-a", "conf-b1": "conf-b"}
-OPERATIONS_PER_PLAN = 5
+OPERATIONS_PER_PLAN = 200  # three times that is more than the 512 of one message
 FIXTURE_PASSWORD = "conformance-secret"
 
 
 def fixture_guid(repo: str) -> str:
-    return {"conf-a": "aa", "conf-b": "bb"}[repo] * 32
+    return {"conf-a": "aa", "conf-b": "bb", "conf-c": "cc"}[repo] * 32
 
 
 @dataclass(slots=True)

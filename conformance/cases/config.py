@@ -200,8 +200,8 @@ _refused(
 _refused(
     "config/15",
     "part",
-    "overwriting repo conf-b by its guid under the name conf-a",
-    Set(repos=[Repo(id="conf-a", guid=fixture_guid("conf-b"), uri="/evil", password="x")]),
+    "overwriting repo conf-b by its guid under a name in scope",
+    Set(repos=[Repo(id="conf-x", guid=fixture_guid("conf-b"), uri="/evil", password="x")]),
     _with_repo("conf-b", "/nonexistent/conf-b"),
 )
 _refused(
@@ -222,8 +222,8 @@ _refused(
     "config/18",
     "part",
     "deleting a repo out of scope",
-    Set(repos_to_delete=["conf-b"]),
-    _with_repo("conf-b", "/nonexistent/conf-b"),
+    Set(repos_to_delete=["conf-c"]),
+    _with_repo("conf-c", "/nonexistent/conf-c"),
 )
 
 

@@ -135,6 +135,10 @@ def _no_key(hello: Handshake, member: Member, transcript: bytes) -> None:
     hello.ClearField("public_key")
 
 
+def _other_version(hello: Handshake, member: Member, transcript: bytes) -> None:
+    hello.protocol_version = 4
+
+
 def _foreign_key(hello: Handshake, member: Member, transcript: bytes) -> None:
     """The member's key, signed by somebody else."""
     hello.signature = Identity.generate().sign(handshake_digest(3, member.instance_id, "", transcript))
@@ -206,6 +210,7 @@ _TABLE: tuple[tuple[str, Break], ...] = (
     ("a signature over the bind input unhashed", _sign(_unhashed)),
     ("a signature with a moved boundary of instance id and secret", _shifted),
     ("a pairing secret that is not the signed one", _secret_after),
+    ("handshake version 4 over a signature for version 3", _other_version),
 )
 for _n, (_what, _change) in enumerate(_TABLE, start=4):
     _broken(f"handshake/{_n}", _what, _change)

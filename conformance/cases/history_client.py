@@ -1,6 +1,6 @@
 """Operation history, the program as the client: PROTOCOL.md sections 6 and 7.
 
-With ``--fixture`` the client holds five operations of each of the plans conf-a1, conf-a2 (repo conf-a) and conf-b1
+With ``--fixture`` the client holds 200 operations of each of the plans conf-a1, conf-a2 (repo conf-a) and conf-b1
 (repo conf-b), so that the scopes can be judged; what the client holds besides is of other repos.
 """
 

@@ -148,7 +148,7 @@ async def _(lab: HubLab) -> None:
 def _bad_flags(id: str, what: str, flags: int) -> None:
     async def run(lab: HubLab) -> None:
         async with lab.dial() as talk:
-            await talk.send_envelope(b"{}" if flags & END else KEY.SerializeToString(), flags)
+            await talk.send_envelope(b"{}" if flags & END else _public_key().SerializeToString(), flags)
             await talk.expect_end()
 
     case(id, Role.HUB, f"{what} ends the stream with an error, at once", "1", run, ours=True)

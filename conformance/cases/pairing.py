@@ -6,12 +6,15 @@ are fewer of them than that, they run last, and the very last one shows the limi
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import trio
 
+from backrest.crypto.identity import keyid_of
 from conformance.framing import End
 from conformance.hublab import HubLab, Member
 from conformance.model import Role, case, check, hub
-from conformance.peer import kind_of
+from conformance.peer import Handshake, kind_of
 
 
 @hub("pairing/1", "a good token lets its client in at once, in the same session", "4", ours=True)
@@ -176,6 +179,25 @@ async def _(lab: HubLab) -> None:
     odd = lab.stranger("../etc passwd\n")
     await lab.refuses(odd, lab.token().secret)
     await lab.refuses(odd)
+
+
+@hub(
+    "pairing/28",
+    "a key of small order, under which anybody can sign, is not paired",
+    "3",
+    limited=True,
+    ours=True,
+)
+async def _(lab: HubLab) -> None:
+    neutral = b"\x01" + bytes(31)  # the neutral element: this signature holds for every message
+    name = lab.stranger().instance_id
+    hello = Handshake(protocol_version=3, instance_id=name, pairing_secret=lab.token().secret)
+    hello.public_key.keyid = keyid_of(neutral)
+    hello.public_key.ed25519pub = b64encode(neutral).decode().rstrip("=")
+    hello.signature = neutral + bytes(32)
+    async with lab.keyed() as talk:
+        await talk.send("handshake", hello)
+        await talk.expect_end("permission_denied")
 
 
 @hub(
