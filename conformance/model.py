@@ -45,7 +45,8 @@ class Case:
     direct: bool = False
     """Means nothing through a proxy, which answers itself or speaks its own HTTP/2 to the program."""
     serial: bool = False
-    """Runs alone, after all others: it changes what others look at."""
+    """Hub role: runs alone, after all others, since it changes what others look at. Client role: begins with the
+    others, and waits for ``ClientLab.calm``."""
     limited: bool = False
     """Fails a pairing: a hub counts those (ten a minute), so these run last, one after the other."""
     grants: tuple[str, ...] = ()

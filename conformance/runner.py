@@ -144,10 +144,16 @@ async def run_client(
         await lab.first_arrival.wait()
     if waiting.cancelled_caught:
         raise Failed(f"no client came within {first_s:g} s")
-    async with trio.open_nursery() as nursery:
-        for seat in seats:
-            if seat.case.id in runnable:
-                nursery.start_soon(_on_seat, judge, seat)
+    chosen = [seat for seat in seats if seat.case.id in runnable]
+    async with trio.open_nursery() as everyone:
+        for seat in chosen:
+            if seat.case.serial:  # it connects with the others, and waits for the calm
+                everyone.start_soon(_on_seat, judge, seat)
+        async with trio.open_nursery() as busy:
+            for seat in chosen:
+                if not seat.case.serial:
+                    busy.start_soon(_on_seat, judge, seat)
+        lab.calm.set()
 
 
 async def _on_seat(judge: Judge, seat: Seat) -> None:

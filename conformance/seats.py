@@ -48,6 +48,8 @@ class ClientLab:
     heartbeat: float | None = None
     alone: trio.Lock = field(default_factory=trio.Lock)
     """Held by a case that changes the client's configuration while it looks at it."""
+    calm: trio.Event = field(default_factory=trio.Event)
+    """All cases but the serial ones are over: nothing changes the client's configuration unasked."""
     first_arrival: trio.Event = field(default_factory=trio.Event)
 
 

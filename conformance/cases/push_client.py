@@ -276,13 +276,17 @@ _skipped(
     "the same shared repo again changes nothing: modno stays",
     "8",
     ours=True,
+    serial=True,
     grants=(VIEW, SHARED),
 )
 async def _(seat: Seat) -> None:
     same = Set(repos=[a_repo("again")])
-    async with watching(seat) as talk:
-        await pushed(talk, same, has_repo(same.repos[0].guid), "the repo in it")
-        await writes_nothing(talk, same, "again")
+    async with seat.established() as talk:
+        await talk.expect("operation_manifest")
+        await seat.lab.calm.wait()
+        async with seat.lab.alone:
+            await pushed(talk, same, has_repo(same.repos[0].guid), "the repo in it")
+            await writes_nothing(talk, same, "again")
 
 
 @client("config/71", "the good item beside a refused one is applied", "8", ours=True, grants=(VIEW, SHARED))
@@ -357,6 +361,7 @@ async def _(seat: Seat) -> None:
     "a masked view that comes back as set_config writes nothing",
     "8",
     ours=True,
+    serial=True,
     needs=("fixture",),
     grants=(WRITE, SHARED),
 )
@@ -368,8 +373,8 @@ async def _(seat: Seat) -> None:
             plans=[plan for plan in view.plans if plan.id == "conf-a1"],
         )
         await talk.expect("operation_manifest")
+        await seat.lab.calm.wait()
         async with seat.lab.alone:
-            await talk.fence()
             await writes_nothing(talk, back, "masked")
 
 
