@@ -61,6 +61,10 @@ class Paths:
         return self.data_dir / "parked-plans.json"
 
     @property
+    def shares(self) -> Path:
+        return self.data_dir / "shares.json"
+
+    @property
     def lock(self) -> Path:
         return self.data_dir / "lock"
 

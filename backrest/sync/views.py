@@ -6,6 +6,8 @@ as a shared repo, everything else is for looking at.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backrest import wire
 from backrest.permissions import READ_CONFIG, READ_OPERATIONS, READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, Grants
 from backrest.store.mask import masked_plan, masked_repo
@@ -39,16 +41,23 @@ def resources(
     return message
 
 
-def shared_repos(config: wire.config.Config, grants: Grants) -> list[wire.config.Repo]:
-    """The repos to push to a client: shared, in scope, with their secrets and us as their origin.
+def shared_repos(
+    config: wire.config.Config, grants: Grants, uris: Mapping[str, str] | None = None
+) -> list[wire.config.Repo]:
+    """The repos to push to a client: shared, in scope, with their secrets and us as their origin; under the address
+    that ``uris`` (guid -> uri, of this client) has for it, if any.
 
-    A repo that came from another hub is not passed on: its owner never gave it to this client.
+    A repo that came from another hub is not passed on: its owner never gave it to this client. One without a guid
+    is not known to restic yet: the client could not tell it from others, and would refuse it.
     """
     pushed = []
     for repo in config.repos:
-        if repo.shared and not repo.origin_instance_id and grants.repo(repo.id, RECEIVE_SHARED_REPOS):
+        if not repo.shared or repo.origin_instance_id or not repo.guid:
+            continue
+        if grants.repo(repo.id, RECEIVE_SHARED_REPOS):
             copy = wire.config.Repo()
             copy.CopyFrom(repo)
             copy.origin_instance_id = config.instance
+            copy.uri = (uris or {}).get(repo.guid, repo.uri)
             pushed.append(copy)
     return pushed
