@@ -174,5 +174,10 @@ class Grants:
             for reach in self._of((READ_OPERATIONS,))
         )
 
+    def every_operation(self) -> bool:
+        """Is READ_OPERATIONS granted with nothing left out?"""
+        reach = self._by_type.get(READ_OPERATIONS)
+        return reach is not None and reach.everything and not (reach.excluded_repos or reach.excluded_plans)
+
     def _of(self, types: Iterable[int]) -> Iterable[_Reach]:
         return (self._by_type[number] for number in types if number in self._by_type)

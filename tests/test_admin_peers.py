@@ -212,8 +212,13 @@ def test_a_removed_clients_history_stays_until_it_is_purged(world: World) -> Non
         daemon.peers.update(keyid, instance_id="laptop", role="client")
         result = world.call("RemoveClient", ident="laptop")
         assert (result["purged"], result["operations"]) == (0, 1)
-        assert world.call("Status")["peers"] == []
-        with pytest.raises(NotFoundError):
+        status = world.call("Status")
+        assert status["peers"] == []
+        [archived] = status["archived"]
+        assert (archived["instanceId"], archived["keyId"], archived["operations"]) == ("laptop", keyid, 1)
+        assert world.call("ListAllClients")["archived"] == [archived]
+        assert len(world.stream("ListOperations", peer="laptop")[1]) == 1
+        with pytest.raises(ConflictError, match="removed already, and 1 operations.*--purge"):
             world.call("RemoveClient", ident="laptop")
         result = world.call("RemoveClient", ident="laptop", purge=True)
         assert (result["purged"], result["operations"]) == (1, 0)

@@ -1,6 +1,8 @@
 """Authorized clients: the machines that report to this hub.
 
-Removing one ends its session and lets nothing more of it in; its history stays until it is purged.
+Removing one ends its session and lets nothing more of it in; its history stays, archived, until it is purged.
+"Archived" is kept nowhere: it is what the log holds of a key that is no client (any more). So it can be neither
+lost nor wrong, and a client that pairs again with its old key finds its history live.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from typing import Any
 
 from backrest import wire
 from backrest.admin.context import Context
-from backrest.admin.peers import Peer, find, formatted, grants, resolve
-from backrest.errors import NotFoundError
+from backrest.admin.peers import Peer, find, formatted, grants
+from backrest.errors import ConflictError
 
 
 def list_clients(context: Context) -> dict[str, Any]:
@@ -23,29 +25,50 @@ def list_clients(context: Context) -> dict[str, Any]:
     }
 
 
+def list_all(context: Context) -> dict[str, Any]:
+    """The clients, and those that were removed and whose history is kept."""
+    from backrest.admin.archive import archived
+
+    return list_clients(context) | {"archived": archived(context)}
+
+
 def remove(context: Context, ident: str, purge: bool = False) -> dict[str, Any]:
     """Takes the client's right to connect; with ``purge`` its history too, even if it was removed before."""
+    from backrest.admin.archive import archived_one
     from backrest.admin.removal import remove_peer
 
-    keyid = ""
-    try:
-        result = remove_peer(context, ident, "client")
-        keyid = result["keyId"]
-    except NotFoundError:
+    gone = archived_one(context, ident)
+    configured = _configured(context, ident)
+    if purge and gone and configured is not None and ident != configured.keyid:
+        raise ConflictError(
+            f"{ident!r} is a client here ({configured.keyid}) and was the name of a removed one "
+            f"({gone['keyId']}): give the key id of the one that is meant"
+        )
+    if gone and configured is None:
         if not purge:
-            raise
-        keyid = resolve(context, ident)
-        if not keyid or _configured(context, keyid):
-            raise
-        result = {"instanceId": ident, "keyId": keyid, "removedRepos": [], "parkedPlans": []}
+            raise ConflictError(
+                f"the client {gone['instanceId']!r} is removed already, and {gone['operations']} operations of "
+                f"its history are kept: `backrest client remove {ident} --purge` deletes them"
+            )
+        result = {key: gone[key] for key in ("instanceId", "keyId")} | {"removedRepos": [], "parkedPlans": []}
+    else:
+        result = remove_peer(context, ident, "client")
+    keyid = result["keyId"]
+    # The entry is gone, so no store of it can begin (OpLog.apply asks); this waits for the one under way.
+    context.oplog.settled()
     result["purged"] = _purge(context, keyid) if purge else 0
     result["operations"] = context.oplog.count(keyid)
+    if result["operations"]:
+        context.peers.archive(keyid, result["instanceId"])
+    elif not purge:
+        context.peers.remove(keyid)
+    result["archived"] = bool(result["operations"])
     return result
 
 
-def _configured(context: Context, keyid: str) -> bool:
-    sync = context.config.current.multihost
-    return any(peer.keyid == keyid for peer in (*sync.authorized_clients, *sync.known_hosts))
+def _configured(context: Context, ident: str) -> Peer | None:
+    clients = context.config.current.multihost.authorized_clients
+    return next((peer for peer in clients if ident in (peer.instance_id, peer.keyid)), None)
 
 
 def _purge(context: Context, keyid: str) -> int:

@@ -68,6 +68,8 @@ def init(context: Context, instance_id: str | None = None) -> dict[str, Any]:
 
 def status(context: Context) -> dict[str, Any]:
     """This instance, the daemon (or that none runs), and each peer with its live state."""
+    from backrest.admin.archive import archived
+
     config = context.config.current
     result: dict[str, Any] = {
         "instance": {
@@ -83,6 +85,7 @@ def status(context: Context) -> dict[str, Any]:
             *(peer_json(context, peer, "host") for peer in config.multihost.known_hosts),
             *(peer_json(context, peer, "client") for peer in config.multihost.authorized_clients),
         ],
+        "archived": archived(context),
     }
     if context.daemon is not None:
         result["daemon"] |= {

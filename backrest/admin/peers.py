@@ -51,15 +51,15 @@ def find(peers: Iterable[Peer], ident: str, noun: str) -> Peer:
 
 def resolve(context: Context, ident: str) -> str:
     """The key id of a peer, present or removed, or "" for this instance itself; NotFoundError."""
+    from backrest.admin.archive import archived_one
+
     config = context.config.current
     if ident in ("local", config.instance, config.multihost.identity.keyid):
         return ""
     for peer in (*config.multihost.authorized_clients, *config.multihost.known_hosts):
         if ident in (peer.instance_id, peer.keyid):
             return peer.keyid
-    for record in context.peers.all():
-        if ident in (record.instance_id, record.keyid):
-            return record.keyid
-    if context.oplog.count(ident):
-        return ident
+    gone = archived_one(context, ident)
+    if gone is not None:
+        return str(gone["keyId"])
     raise NotFoundError(f"there is no peer {ident!r}, and no history of one")

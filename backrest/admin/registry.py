@@ -50,6 +50,7 @@ METHODS: Mapping[str, Method] = {
     "RemoveHost": Method("hosts", "remove"),
     "GrantHost": Method("hosts", "grant"),
     "ListClients": Method("clients", "list_clients", only_reads=True),
+    "ListAllClients": Method("clients", "list_all"),
     "RemoveClient": Method("clients", "remove"),
     "SetClientPermissions": Method("clients", "set_permissions"),
     "AddRepo": Method("repos", "add", reports=True),

@@ -15,16 +15,35 @@ def client() -> None:
 
 
 @client.command("list")
+@click.option(
+    "--all", "everyone", is_flag=True, help="Also those that were removed and whose history is kept."
+)
 @json_option
-def list_clients(as_json: bool) -> None:
+def list_clients(everyone: bool, as_json: bool) -> None:
     """List the clients and what they may do; `backrest status` shows their state."""
-    result = shared().call("ListClients")
+    result = shared().call("ListAllClients" if everyone else "ListClients")
     if as_json:
         return output.print_json(result)
     if not result["clients"]:
-        return output.note("There are no clients; `backrest token create` makes the token that lets one in.")
-    rows = [(one["instanceId"], " ".join(one["grants"]), one["keyId"]) for one in result["clients"]]
-    output.print_table(("CLIENT", "PERMISSIONS", "KEY ID"), rows)
+        output.note("There are no clients; `backrest token create` makes the token that lets one in.")
+    else:
+        rows = [(one["instanceId"], " ".join(one["grants"]), one["keyId"]) for one in result["clients"]]
+        output.print_table(("CLIENT", "PERMISSIONS", "KEY ID"), rows)
+    if result.get("archived"):
+        output.say("\nRemoved, their history kept:")
+        output.print_table(
+            ("CLIENT", "REMOVED", "OPERATIONS", "KEY ID"),
+            [
+                (
+                    one["instanceId"],
+                    formats.moment(int(one["archivedMillis"])),
+                    one["operations"],
+                    one["keyId"],
+                )
+                for one in result["archived"]
+            ],
+            numbers=("OPERATIONS",),
+        )
     return None
 
 
@@ -46,7 +65,8 @@ def remove(id: str, purge: bool, as_json: bool) -> None:
         output.say(f"{formats.plural(result['purged'], 'operation')} of its history deleted.")
     elif result["operations"]:
         output.say(
-            f"Its history of {formats.plural(result['operations'], 'operation')} stays; "
+            f"Its history of {formats.plural(result['operations'], 'operation')} stays, archived "
+            f"(`backrest client list --all`, `backrest ops list --peer {name}`); "
             f"`backrest client remove {name} --purge` deletes it."
         )
     return None

@@ -56,8 +56,8 @@ def _print(result: dict[str, Any]) -> None:
     if result["peers"]:
         output.say()
         output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
-        for line in _remarks(result):
-            output.note(line)
+    for line in _remarks(result):
+        output.note(line)
 
 
 def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:
@@ -111,6 +111,11 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: {formats.plural(peer['refused'], 'operation')} refused (out of scope or invalid)"
             )
+    for gone in result.get("archived", ()):
+        lines.append(
+            f"{gone['instanceId']}: removed {_ago(gone['archivedMillis'])}, its history of "
+            f"{formats.plural(gone['operations'], 'operation')} is kept"
+        )
     return lines
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from backrest.errors import NotFoundError
@@ -72,6 +72,8 @@ class OpLog(OpCore):
         deletes: Iterable[int] = (),
         *,
         keep_newer: bool = False,
+        still: Callable[[], bool] | None = None,
+        permits: Predicate | None = None,
     ) -> Applied:
         """What a peer sent, under its ids (PROTOCOL.md 6): first the operations, then the ids it deleted.
 
@@ -79,12 +81,30 @@ class OpLog(OpCore):
         on its own; an invalid one is reported and not stored. ``keep_newer`` leaves what is held alone when
         its modno is higher (for live changes, which the reference may send in the wrong order, W-19; not for
         answers to a request, where the manifest has decided). Fields that our schema lacks are not kept.
+
+        ``still`` is asked inside the commit; when it says no, nothing is stored and ``Applied.closed`` is set.
+        Together with ``settled`` that makes a withdrawal of rights final. ``permits`` is asked of what is held:
+        what it refuses is neither replaced nor deleted.
         """
         if not keyid:
             raise ValueError("operations of a peer need its key id")
         return self._submit(
-            partial(opstage.apply, keyid=keyid, upserts=upserts, deletes=list(deletes), keep_newer=keep_newer)
+            partial(
+                opstage.apply,
+                keyid=keyid,
+                upserts=upserts,
+                deletes=list(deletes),
+                keep_newer=keep_newer,
+                still=still,
+                permits=permits,
+            )
         )
+
+    def settled(self) -> None:
+        """Returns when every commit that had begun has ended. What ``apply`` was given by a caller whose
+        ``still`` says no by now is not stored after this."""
+        with self._exclusive():
+            pass
 
     def purge(self, keyid: str) -> int:
         """Delete all that is held of a peer. How many operations that were."""

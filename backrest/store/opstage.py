@@ -29,6 +29,10 @@ class Applied:
     deleted: list[int] = field(default_factory=list)
     unchanged: int = 0  # repeated, or older than what is held when that was to be kept
     invalid: list[tuple[int, str]] = field(default_factory=list)  # (original id, reason): not stored
+    kept: list[int] = field(
+        default_factory=list
+    )  # original ids, held and out of the peer's reach: left alone
+    closed: bool = False  # nothing was stored: the peer had lost its rights when its turn came
 
 
 class Stage:
@@ -240,10 +244,18 @@ def delete(stage: Stage, ids: Iterable[int]) -> tuple[list[int], list[Change]]:
 
 
 def apply(
-    stage: Stage, keyid: str, upserts: Iterable[Operation], deletes: Iterable[int], keep_newer: bool
+    stage: Stage,
+    keyid: str,
+    upserts: Iterable[Operation],
+    deletes: Iterable[int],
+    keep_newer: bool,
+    still: Callable[[], bool] | None = None,
+    permits: Callable[[Meta], bool] | None = None,
 ) -> tuple[Applied, list[Change]]:
     """A peer's operations, as PROTOCOL.md 6 says ("How the hub stores a received operation")."""
     applied = Applied()
+    if still is not None and not still():
+        return replace(applied, closed=True), []
     unchanged = 0
     told: dict[int, tuple[Meta, Meta | None, bytes]] = {}
     for operation in upserts:
@@ -262,6 +274,9 @@ def apply(
             if keep_newer and modno < held:
                 unchanged += 1
                 continue
+            if permits is not None and not permits(_held(stage, number)):
+                applied.kept.append(original)
+                continue
         doc = _foreign(body, keyid, number, stage.flow(keyid, original_flow, new))
         line = operation_line(doc)
         if len(line) > MAX_LINE:
@@ -276,8 +291,14 @@ def apply(
         stage.put(number, doc, line)
         stage.put_original(keyid, original, number)
         applied.stored.append(number)
-    ours = [stage.find_original(keyid, original) for original in deletes]
-    gone, changes = delete(stage, [number for number in ours if number is not None])
+    ours: list[int] = []
+    for original in deletes:
+        found = stage.find_original(keyid, original)
+        if found is not None and permits is not None and not permits(_held(stage, found)):
+            applied.kept.append(original)
+        elif found is not None:
+            ours.append(found)
+    gone, changes = delete(stage, ours)
     applied.deleted.extend(gone)
     for kind in (UPDATED, CREATED):
         some = {n: entry for n, entry in told.items() if (entry[1] is None) is (kind == CREATED)}
@@ -285,6 +306,12 @@ def apply(
             metas, befores, lines = zip(*some.values(), strict=True)
             changes.insert(0, Change(kind, keyid, tuple(some), metas, befores, lines))
     return replace(applied, unchanged=unchanged), changes
+
+
+def _held(stage: Stage, number: int) -> Meta:
+    meta = stage.meta(number)
+    assert meta is not None, "find_original gives live operations only"
+    return meta
 
 
 def _foreign(body: Json, keyid: str, number: int, flow: int) -> Json:

@@ -56,6 +56,7 @@ class PeerRecord:
     )  # in clear: see the module's text
     warnings: tuple[str, ...] = ()
     refused: int = 0  # operations of this peer that were not taken, since it connected
+    archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
 
     def to_proto(self) -> sync.PeerState:
         """For the admin API and the file: the reference's message, secrets masked."""
@@ -75,7 +76,7 @@ class PeerRecord:
 
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
-_OURS = ("sinceMillis", "nextTryMillis", "refused")
+_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis")
 
 
 class PeerStore:
@@ -163,6 +164,23 @@ class PeerStore:
             self._notify(keyid)
         return known
 
+    def archive(self, keyid: str, instance_id: str = "", *, at_ms: int | None = None) -> PeerRecord:
+        """A client was removed and its history stays: keep who it was and since when, drop its state. A cache as
+        all here: whether a client *is* archived follows from the log and the configuration. May be repeated."""
+        before = self.get(keyid) or PeerRecord(keyid)
+        now = self._now_ms() if at_ms is None else at_ms
+        return self.update(
+            keyid,
+            **{f.name: f.default for f in fields(PeerRecord) if f.name in _FIELDS}
+            | {
+                "instance_id": before.instance_id or instance_id,
+                "role": "client",
+                "state": sync.CONNECTION_STATE_DISCONNECTED,
+                "since_ms": before.archived_ms or now,
+                "archived_ms": before.archived_ms or now,
+            },
+        )
+
     def subscribe(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """``callback(keyid)`` after each change, in the thread that made it; it must not block.
 
@@ -218,6 +236,8 @@ def _encode(record: PeerRecord) -> bytes:
         entry["warnings"] = list(record.warnings)
     if record.refused:
         entry["refused"] = str(record.refused)
+    if record.archived_ms:
+        entry["archivedMillis"] = str(record.archived_ms)
     return orjson.dumps(entry)
 
 
@@ -243,7 +263,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         raise ValueError("a peer has no key id, or no role that is known")
     if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
         raise ValueError("a peer's warnings are not texts")
-    since_ms, next_try_ms, refused = (_int64(entry.get(name, "0")) for name in _OURS)
+    since_ms, next_try_ms, refused, archived_ms = (_int64(entry.get(name, "0")) for name in _OURS)
     return PeerRecord(
         keyid=proto.peer_keyid,
         instance_id=proto.peer_instance_id,
@@ -258,6 +278,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         remote_config=proto.remote_config if proto.HasField("remote_config") else None,
         warnings=tuple(one_line(text, MAX_MESSAGE) for text in warnings[:MAX_WARNINGS]),
         refused=refused,
+        archived_ms=archived_ms,
     )
 
 

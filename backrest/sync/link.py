@@ -69,6 +69,7 @@ class Link:
         self._work = trio.CancelScope()
         self._writing = trio.CancelScope()
         self._draining = False
+        self._goodbye_s = GOODBYE_S
 
     async def run(self, handle: Callable[[events.Event], Awaitable[None]]) -> None:
         """Run until the session ends, giving each event to ``handle``.
@@ -87,7 +88,7 @@ class Link:
             self._finish(None)
             self._draining = True
             self._queued.set()
-            self._writing.deadline = trio.current_time() + GOODBYE_S
+            self._writing.deadline = trio.current_time() + self._goodbye_s
         if self._error is not None:
             raise self._error
 
@@ -96,10 +97,17 @@ class Link:
         if self._tasks is not None and not self.over:
             self._tasks.start_soon(self._guard, task)
 
-    def end(self, error: BackrestError | None = None, code: Code | None = None, message: str = "") -> None:
+    def end(
+        self,
+        error: BackrestError | None = None,
+        code: Code | None = None,
+        message: str = "",
+        goodbye_s: float = GOODBYE_S,
+    ) -> None:
         """End the session from this side: ``error`` is what ``run`` raises; ``code`` and ``message`` go out as the
-        hub's end-of-stream. Only the first end counts."""
+        hub's end-of-stream, if the peer takes them within ``goodbye_s``. Only the first end counts."""
         if not self.over:
+            self._goodbye_s = goodbye_s
             self.session.end(code, message)
             self._finish(error)
 

@@ -1,0 +1,174 @@
+"""A removed client: nothing of it is stored any more, its history stays and is found, until it is purged."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from admin_world import World, add_client, operation
+
+from backrest import wire
+from backrest.admin import clients
+from backrest.admin.context import Context
+from backrest.errors import ConflictError, NotFoundError
+from backrest.store import syscalls
+from backrest.store.oplog import Applied, OpLog
+from backrest.store.syscalls import Disk
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.call("Init", instance_id="here")
+    return made
+
+
+@pytest.fixture
+def context(world: World) -> Iterator[Context]:
+    with Context(world.paths) as made:
+        yield made
+
+
+def sent(number: int, **fields: object) -> wire.operations.Operation:
+    """As a client sends it."""
+    given = {"id": number, "modno": number, "flow_id": number, "instance_id": "laptop"} | fields
+    return operation(number, **given)
+
+
+class HeldDisk(Disk):
+    """Keeps the first write to one file waiting."""
+
+    def __init__(self, path: Path) -> None:
+        self.inode = path.stat().st_ino
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        import os
+
+        if os.fstat(fd).st_ino == self.inode:
+            self.entered.set()
+            self.go.wait()
+        return super().write(fd, data, offset)
+
+
+def test_nothing_is_stored_for_a_client_after_its_removal_was_acknowledged(
+    world: World, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One store is in the middle of its write, one waits behind it, when the removal comes: the removal returns
+    after the first, which it counts; the second is refused."""
+    keyid = add_client(world)
+    context.config.reload()
+    log = context.oplog
+    disk = HeldDisk(world.paths.oplog)
+    monkeypatch.setattr(syscalls, "disk", disk)
+    waits = threading.Event()
+    settled = log.settled
+    monkeypatch.setattr(log, "settled", lambda: (waits.set(), settled()))
+    results: dict[str, Applied] = {}
+    removed: dict[str, object] = {}
+
+    def allowed() -> bool:  # as the hub asks (sync/inbound.py)
+        return any(peer.keyid == keyid for peer in context.config.current.multihost.authorized_clients)
+
+    def store(name: str, number: int) -> None:
+        results[name] = log.apply(keyid, [sent(number)], still=allowed)
+
+    def remove() -> None:
+        try:
+            removed.update(clients.remove(context, "laptop"))
+        finally:
+            waits.set()
+
+    threads = [threading.Thread(target=store, args=("under way", 1))]
+    threads[0].start()
+    disk.entered.wait()
+    threads.append(threading.Thread(target=remove))
+    threads[1].start()
+    waits.wait()
+    threads.append(threading.Thread(target=store, args=("behind", 2)))
+    threads[2].start()
+    disk.go.set()
+    for thread in threads:
+        thread.join()
+    assert removed["operations"] == 1, "what was under way is part of what the removal found"
+    assert results["behind"].closed
+    assert log.count(keyid) == 1
+    assert log.apply(keyid, [sent(3)], still=allowed).closed
+
+
+def test_the_archive_is_known_without_the_peers_file(world: World) -> None:
+    keyid = add_client(world)
+    with world.daemon() as daemon:
+        daemon.oplog.apply(keyid, [sent(1)])
+        world.call("RemoveClient", ident="laptop")
+        before = world.call("ListAllClients")["archived"]
+        daemon.peers.flush()
+    world.paths.peers.unlink()
+    [after] = world.call("ListAllClients")["archived"]
+    assert (after["instanceId"], after["keyId"], after["operations"]) == ("laptop", keyid, 1)
+    assert abs(int(after["archivedMillis"]) - int(before[0]["archivedMillis"])) < 60_000
+    world.paths.peers.unlink()
+    world.paths.audit.unlink()
+    assert world.call("ListAllClients")["archived"][0]["instanceId"] == "laptop", "its operations name it"
+
+
+def test_a_client_taken_out_by_hand_is_archived_as_well(world: World) -> None:
+    keyid = add_client(world)
+    with world.daemon() as daemon:
+        daemon.oplog.apply(keyid, [sent(1)])
+        daemon.config.transform(lambda c: c.multihost.ClearField("authorized_clients"))
+        assert [one["keyId"] for one in world.call("Status")["archived"]] == [keyid]
+
+
+def test_a_removed_client_without_a_history_leaves_nothing(world: World) -> None:
+    keyid = add_client(world)
+    with world.daemon() as daemon:
+        daemon.peers.update(keyid, instance_id="laptop", role="client")
+        assert world.call("RemoveClient", ident="laptop")["archived"] is False
+        assert daemon.peers.get(keyid) is None
+        assert world.call("ListAllClients")["archived"] == []
+        with pytest.raises(NotFoundError):
+            world.call("RemoveClient", ident="laptop", purge=True)
+
+
+def test_of_two_clients_with_one_name_the_key_says_which_is_purged(world: World) -> None:
+    """A machine set up anew has its old name and a new key; its old history must not be mixed up with it."""
+    old = add_client(world)
+    with world.daemon() as daemon:
+        daemon.oplog.apply(old, [sent(1)])
+        world.call("RemoveClient", ident="laptop")
+        new = add_client(world, keyid="ed25519." + "C" * 43)
+        daemon.oplog.apply(new, [sent(1)])
+        with pytest.raises(ConflictError, match="give the key id"):
+            world.call("RemoveClient", ident="laptop", purge=True)
+        assert world.call("RemoveClient", ident=old, purge=True)["purged"] == 1
+        assert daemon.oplog.count(new) == 1
+        assert [c["keyId"] for c in world.call("ListClients")["clients"]] == [new]
+
+
+def test_an_archived_history_is_live_again_when_its_client_is_back(world: World) -> None:
+    keyid = add_client(world)
+    with world.daemon() as daemon:
+        daemon.oplog.apply(keyid, [sent(1)])
+        world.call("RemoveClient", ident="laptop")
+        add_client(world)
+        assert world.call("Status")["archived"] == []
+        assert world.call("Status")["peers"][0]["operations"] == 1
+
+
+def test_what_a_client_held_under_wider_permissions_is_not_its_to_change(tmp_path: Path) -> None:
+    log = OpLog.open(tmp_path / "oplog.jsonl")
+    keyid = "ed25519." + "B" * 43
+    log.apply(keyid, [sent(1, plan_id="secret"), sent(2)])
+    result = log.apply(
+        keyid,
+        [sent(1, modno=9, plan_id="p1"), sent(2, modno=9)],
+        [1],
+        permits=lambda held: held.plan_id == "p1",
+    )
+    assert (result.kept, len(result.stored), result.deleted) == ([1, 1], 1, [])
+    assert log.held(keyid) == {1: 1, 2: 9}
+    assert log.apply(keyid, [], [1]).deleted, "with its permissions back it may"
+    log.close()
