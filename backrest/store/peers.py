@@ -35,6 +35,7 @@ Role = Literal["client", "host", ""]
 # The other side writes some of these texts: a session's end message, a refused id. Nobody reads more.
 MAX_MESSAGE = 500
 MAX_WARNINGS = 100
+MAX_OFFERED = 1000  # as many repos as a push may hold (sync/apply.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class PeerRecord:
     warnings: tuple[str, ...] = ()
     refused: int = 0  # operations of this peer that were not taken, since it connected
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
+    offered: tuple[str, ...] | None = None  # a hub: the guids of all that it shares with us; None: not known yet
 
     def to_proto(self) -> sync.PeerState:
         """For the admin API and the file: the reference's message, secrets masked."""
@@ -238,6 +240,8 @@ def _encode(record: PeerRecord) -> bytes:
         entry["refused"] = str(record.refused)
     if record.archived_ms:
         entry["archivedMillis"] = str(record.archived_ms)
+    if record.offered is not None:
+        entry["offered"] = list(record.offered[:MAX_OFFERED])
     return orjson.dumps(entry)
 
 
@@ -263,6 +267,9 @@ def _decode_one(entry: Any) -> PeerRecord:
         raise ValueError("a peer has no key id, or no role that is known")
     if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
         raise ValueError("a peer's warnings are not texts")
+    offered = entry.get("offered")
+    if offered is not None and not (isinstance(offered, list) and all(isinstance(g, str) for g in offered)):
+        raise ValueError("what a peer offers is not a list of guids")
     since_ms, next_try_ms, refused, archived_ms = (_int64(entry.get(name, "0")) for name in _OURS)
     return PeerRecord(
         keyid=proto.peer_keyid,
@@ -279,6 +286,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         warnings=tuple(one_line(text, MAX_MESSAGE) for text in warnings[:MAX_WARNINGS]),
         refused=refused,
         archived_ms=archived_ms,
+        offered=None if offered is None else tuple(offered),
     )
 
 
