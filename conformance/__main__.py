@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from backrest.crypto.tokens import PairingToken
-from conformance import fixtures, report, selftest
+from conformance import fixtures, report, selftest, setup
 from conformance.cases import load
 from conformance.h2raw import open_transport
 from conformance.hublab import MAIN, HubLab
@@ -21,8 +21,9 @@ from conformance.seats import ClientLab, Seat, listening
 
 HUB_HELP = """\
 The suite plays clients against the hub at URL. The hub must have a pairing token of unlimited uses and life with the
-permissions read-operations=* and receive-shared-repos=*; that is --token. `python -m conformance setup hub` prints
-what else makes every case run: more tokens (--extra-token NAME=TOKEN) and, with --fixture, repos and plans.
+permissions read-operations=* and receive-shared-repos=*; that is --token. For every case to run it needs more tokens
+(--extra-token NAME=TOKEN) and, with --fixture, repos and plans: `setup hub DIR` writes a configuration with all of it,
+and DIR/arguments, to be given as @DIR/arguments; `setup hub` prints it as commands.
 
 Each run leaves some two hundred clients at the hub. It also fails ten pairings: within a minute after a run the hub
 refuses to pair anybody from this address.
@@ -30,9 +31,10 @@ refuses to pair anybody from this address.
 
 CLIENT_HELP = """\
 The suite plays the hub: one for each case, on as many ports from ADDR's on (port 0: any ports), each with a token of
-its own, since a client that was refused waits before it comes back. --setup DIR writes them down as known hosts in the
-configuration's JSON (known-hosts.json, with the permissions that each must be granted) and as commands
-(host-commands.sh), with the repos, plans and operations that --fixture promises. Enter all, start the client, wait.
+its own, since a client that was refused waits before it comes back. --setup DIR writes a configuration with them as
+known hosts (config.json), and the operations to import before the client starts (operations.jsonl): what --fixture
+promises. For a client that has a configuration already: known-hosts.json, with the permissions that each must be
+granted, host-commands.sh, the same as commands, and repos-and-plans.json.
 """
 
 
@@ -40,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     load()
     if options.role == "setup":
-        print(fixtures.hub_setup())
+        if options.directory is None:
+            print(setup.hub_commands())
+        else:
+            setup.write_hub(Path(options.directory))
         return 0
     role = Role(options.role) if options.role else None
     cases = select(
@@ -71,8 +76,11 @@ def _run(options: argparse.Namespace, role: Role, cases: list[Case]) -> list[Res
     selftest.check()
     if not cases:
         raise ValueError("no case is selected")
-    judge = Judge(known, report.line)
+    judge = Judge(known, report.line, most_failures=options.max_failures)
     trio.run(_hub if role is Role.HUB else _client, options, cases, judge)
+    if judge.scope.cancelled_caught:
+        left = len(cases) - len(judge.results)
+        print(f"stopped after {options.max_failures} failures: {left} cases not run", file=sys.stderr)
     return judge.results
 
 
@@ -88,6 +96,10 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def _hub(options: argparse.Namespace, cases: list[Case], judge: Judge) -> None:
+    if not options.url.startswith(("http://", "https://")):
+        raise ValueError("the hub's URL is missing, or does not begin with http:// or https://")
+    if not options.token:
+        raise ValueError("--token is missing: a pairing token of the hub, see `hub --help`")
     tokens = {MAIN: PairingToken.parse(options.token)}
     for text in options.extra_token:
         name, mark, token = text.partition("=")
@@ -103,7 +115,8 @@ async def _hub(options: argparse.Namespace, cases: list[Case], judge: Judge) -> 
         heartbeat=options.heartbeat,
     )
     await trio.aclose_forcefully(await open_transport(lab.url, lab.ca_file))  # OSError: nobody is there
-    await run_hub(cases, lab, judge, through_proxy=options.proxy, fixture=options.fixture)
+    with judge.scope:
+        await run_hub(cases, lab, judge, through_proxy=options.proxy, fixture=options.fixture)
 
 
 async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) -> None:
@@ -130,13 +143,14 @@ async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) 
             for seat in everyone:
                 seat.public_url = options.public_url.replace("PORT", str(seat.port))
         if options.setup:
-            fixtures.write_client_setup(Path(options.setup), everyone)
+            setup.write_client(Path(options.setup), everyone)
         else:
             print("Enter these hubs at the client, then start it:", file=sys.stderr)
             for command in fixtures.host_commands(everyone):
                 print(f"  {command}", file=sys.stderr)
         print(f"waiting for the client ({len(everyone)} hubs)", file=sys.stderr, flush=True)
-        await run_client(seats, lab, judge, first_s=options.wait, through_proxy=options.proxy)
+        with judge.scope:
+            await run_client(seats, lab, judge, first_s=options.wait, through_proxy=options.proxy)
 
 
 def _known_failures(path: str | None) -> dict[str, str]:
@@ -156,7 +170,9 @@ def _known_failures(path: str | None) -> dict[str, str]:
     return known
 
 
-def _parser() -> argparse.ArgumentParser:
+def _common(*, again: bool) -> argparse.ArgumentParser:
+    """The options of every role. ``again``: after the role; what is not given there must not undo what was given
+    before it."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--list", action="store_true", help="list the cases, run none")
     common.add_argument(
@@ -188,11 +204,22 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--fixture", action="store_true", help="the program has the repos and plans of the set-up"
     )
+    common.add_argument(
+        "--max-failures", type=int, default=0, metavar="N", help="stop after so many failures (0: never)"
+    )
+    for action in common._actions if again else ():
+        action.default = argparse.SUPPRESS
+    return common
 
+
+def _parser() -> argparse.ArgumentParser:
+    common = _common(again=True)
     parser = argparse.ArgumentParser(
         prog="python -m conformance",
-        description="Conformance of a hub or a client to the sync protocol.",
-        parents=[common],
+        description="Conformance of a hub or a client to the sync protocol. @FILE stands for the arguments in FILE, "
+        "one a line.",
+        parents=[_common(again=False)],
+        fromfile_prefix_chars="@",
     )
     roles = parser.add_subparsers(dest="role", metavar="hub | client | setup")
     form = argparse.RawDescriptionHelpFormatter
@@ -227,8 +254,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="the client may take this long to come back (45; reference 600)",
     )
-    roles.add_parser("setup", help="print what a hub should be set up with").add_argument(
-        "what", choices=["hub"]
+    what = roles.add_parser("setup", help="what a hub should be set up with: as commands, or as files in DIR")
+    what.add_argument("what", choices=["hub"])
+    what.add_argument(
+        "directory", nargs="?", metavar="DIR", help="write a configuration and the arguments there"
     )
     return parser
 

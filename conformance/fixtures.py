@@ -1,4 +1,5 @@
-"""What the program under test should be set up with, and the files and commands that do it for this program.
+"""What the program under test should be set up with: repos, plans, operations, tokens, hubs. Data only; setup.py
+writes it into files.
 
 Other implementations need the same content by their own means; the configuration's JSON is the reference's format.
 """
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from conformance.seats import (
@@ -114,27 +114,3 @@ def host_commands(seats: Sequence[Seat]) -> Iterator[str]:
     for seat in seats:
         grants = "".join(f" --grant {shlex.quote(grant)}" for grant in seat.case.grants)
         yield f"backrest host add {shlex.quote(seat.token)} --url {seat.url}{grants} --no-wait"
-
-
-def write_client_setup(directory: Path, seats: Sequence[Seat]) -> None:
-    """known-hosts.json, repos-and-plans.json, operations.jsonl, host-commands.sh."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "known-hosts.json").write_text(json.dumps(known_hosts(seats), indent=1))
-    (directory / "repos-and-plans.json").write_text(json.dumps(repos_and_plans(shared=False), indent=1))
-    (directory / "operations.jsonl").write_text("".join(f"{line}\n" for line in operations()))
-    extra = json.dumps(one_operation("conf-a1", "conf-a", 1000))
-    (directory / "one-more.jsonl").write_text(extra + "\n")
-    (directory / "host-commands.sh").write_text("".join(f"{line}\n" for line in host_commands(seats)))
-
-
-def hub_setup() -> str:
-    """What a hub needs, as text with the commands of this program."""
-    lines = ["# The hub's configuration needs these repos and plans (or leave out --fixture):"]
-    lines += [json.dumps(repos_and_plans(shared=True)), "# and these tokens (all but main are optional):"]
-    for name, (uses, life, permissions) in HUB_TOKENS.items():
-        options = " ".join(f"--permission {shlex.quote(p)}" for p in permissions)
-        lines.append(f"backrest token create --label conf-{name} --ttl {life} --max-uses {uses} {options}")
-    lines.append(
-        "# python -m conformance hub URL --token MAIN --extra-token once=... --extra-token scoped=... --fixture"
-    )
-    return "\n".join(lines)

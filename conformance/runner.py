@@ -45,10 +45,14 @@ Report = Callable[[Result], None]
 class Judge:
     """Turns what a case did into a Result."""
 
-    def __init__(self, known: dict[str, str], report: Report) -> None:
+    def __init__(self, known: dict[str, str], report: Report, *, most_failures: int = 0) -> None:
+        """``most_failures``: ``scope`` is cancelled at so many; 0 is no bound."""
         self.results: list[Result] = []
+        self.scope = trio.CancelScope()
+        """The run: what is cancelled with it has no result."""
         self._known = known
         self._report = report
+        self._most = most_failures
 
     async def run(self, case: Case, target: Any, limit: float) -> None:
         started = time.monotonic()
@@ -71,6 +75,8 @@ class Judge:
         result = Result(case, outcome, text, seconds)
         self.results.append(result)
         self._report(result)
+        if self._most and sum(not result.good for result in self.results) >= self._most:
+            self.scope.cancel()
 
 
 def _verdict(error: Exception) -> tuple[str, str]:

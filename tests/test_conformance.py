@@ -9,10 +9,9 @@ import ast
 import json
 import os
 import re
-import secrets
+import shutil
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,44 +79,15 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path, "tested")
 
 
-def configured(machine: Machine, change: dict[str, Any], **sync: Any) -> dict[str, Any]:
-    """``init``, and then the set-up straight into the file: a hundred commands would take a minute."""
-    machine.ok("init", "--instance-id", "conf-tested")
-    path = Path(machine.env["BACKREST_CONFIG"])
-    config: dict[str, Any] = json.loads(path.read_text()) | change
-    config["sync"] |= sync
-    path.write_text(json.dumps(config))
-    return config
-
-
 def hub_arguments(machine: Machine) -> list[str]:
     """Set the machine up as a hub; what the suite must be told of it."""
-    now = int(time.time())
-    known = {name: secrets.token_hex(32) for name in fixtures.HUB_TOKENS}
-    tokens = [
-        {
-            "secret": known[name],
-            "label": f"conf-{name}",
-            "createdAtUnix": str(now - 100),
-            "expiresAtUnix": "0" if life == "forever" else str(now - 50),
-            "maxUses": int(uses),
-            "permissions": [fixtures.permission(text) for text in permissions],
-        }
-        for name, (uses, life, permissions) in fixtures.HUB_TOKENS.items()
-    ]
-    config = configured(machine, fixtures.repos_and_plans(shared=True), pairingTokens=tokens)
-    texts = {
-        name: str(PairingToken(config["sync"]["identity"]["keyId"], secret, "conf-tested"))
-        for name, secret in known.items()
-    }
-    extra = [word for name in texts if name != MAIN for word in ("--extra-token", f"{name}={texts[name]}")]
-    return ["--token", texts[MAIN], *extra, "--fixture", "--heartbeat", "1"]
+    assert main(["setup", "hub", str(machine.directory)]) == 0
+    return [f"@{machine.directory / 'arguments'}", "--heartbeat", "1"]
 
 
 def client_set_up(machine: Machine, directory: Path) -> None:
-    """Enter what the suite wrote into ``directory``."""
-    hosts = json.loads((directory / "known-hosts.json").read_text())
-    configured(machine, json.loads((directory / "repos-and-plans.json").read_text()), knownHosts=hosts)
+    """Take what the suite wrote into ``directory``."""
+    shutil.copy(directory / "config.json", machine.env["BACKREST_CONFIG"])
     machine.ok("ops", "import", str(directory / "operations.jsonl"))
 
 
