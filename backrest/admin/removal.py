@@ -30,6 +30,8 @@ def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
 
     context.config.transform(change)
     removal = done[0]
+    if role == "host":  # the daemon's own session does so too, when it ends; without a daemon nobody would
+        context.peers.remove(removal.peer.keyid)
     result = {
         "instanceId": removal.peer.instance_id,
         "keyId": removal.peer.keyid,
