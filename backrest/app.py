@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import trio
@@ -113,14 +113,19 @@ class _Daemon:
                 addresses = await self._listen(servers)
                 await self._serve_admin(servers, addresses)
                 async with trio.open_nursery() as background:
-                    for task in (self._clients.run, self._write_peers, self._compact):
-                        background.start_soon(task)
-                    await self._until_told_to_stop(signals)
-                    log.info("stopping")
-                    self._engine.stop()  # restic gets its interrupt, and its operation ends as what it is
-                    servers.cancel_scope.deadline = trio.current_time() + STOP_S
-                    self._hub.end_all("the hub is shutting down")
-                    self._stopping.set()
+                    background.start_soon(self._write_peers)
+                    background.start_soon(self._compact)
+                    async with trio.open_nursery() as sessions:
+                        sessions.start_soon(self._clients.run)
+                        await self._until_told_to_stop(signals)
+                        log.info("stopping")
+                        self._engine.stop()  # restic gets its interrupt, and its operation ends as what it is
+                        self._oplog.stop_compacting()
+                        servers.cancel_scope.deadline = trio.current_time() + STOP_S
+                        sessions.cancel_scope.deadline = trio.current_time() + GRACE_S
+                        self._hub.end_all("the hub is shutting down")
+                        self._stopping.set()
+                        self._clients.stop()
                     background.cancel_scope.cancel()
 
     async def _listen(self, nursery: trio.Nursery) -> list[str]:
@@ -170,18 +175,23 @@ class _Daemon:
             while True:
                 await changed.wait(at_least_every_s=math.inf)
                 await trio.sleep(PEERS_WRITTEN_EVERY_S)
-                try:
-                    await trio.to_thread.run_sync(self._peers.flush)
-                except StorageError as error:
-                    log.error("%s", error)  # a cache of states: the next change tries again
+                # A cache of states: the next change tries again.
+                await _housework("the peers' states were not written", self._peers.flush)
 
     async def _compact(self) -> None:
         while True:
             await trio.sleep(COMPACT_CHECK_S)
-            try:
-                await trio.to_thread.run_sync(self._oplog.maybe_compact)
-            except StorageError as error:
-                log.error("the operation log was not compacted: %s", error)
+            await _housework("the operation log was not compacted", self._oplog.maybe_compact)
+
+
+async def _housework(failed: str, function: Callable[[], object]) -> None:
+    """Blocking work that the daemon does by itself: how it fails is said, and nothing else suffers from it."""
+    try:
+        await trio.to_thread.run_sync(function)
+    except BackrestError as error:
+        log.error("%s: %s", failed, error)
+    except Exception:
+        log.exception("%s: this is a mistake in this program", failed)
 
 
 def _host(host: str) -> str:

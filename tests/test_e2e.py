@@ -140,8 +140,14 @@ def test_sigterm_ends_within_its_five_seconds_and_cleanly(hub: Machine, laptop: 
         laptop.ok("host", "add", token, "--url", daemon.url)
         with laptop.serving() as other:
             laptop.until_status(connected)
+            laptop.ok("host", "grant", "hub", "read-operations=*")
+            daemon.until_logged("laptop disconnected: it ended the session")  # under the old terms
+            other.until_logged("connected to hub")
+            other.until_logged("connected to hub")
             assert other.stop() == 0
-        hub.until_status(lambda status: not connected(status))
+        [peer] = hub.until_status(lambda status: not connected(status))["peers"]
+        assert peer["state"] == "CONNECTION_STATE_DISCONNECTED"
+        assert peer["statusMessage"] == "", "an end, and not an accident"
         assert daemon.stop() == 0
         assert not (hub.directory / "data" / "admin.sock").exists()
 

@@ -44,6 +44,27 @@ def beside(log: OpLog) -> list[str]:
 # Compaction
 
 
+def test_compaction_gives_up_when_the_program_ends_and_the_log_stays(log: OpLog) -> None:
+    log.add([op() for _ in range(opcompact._LINES * 2)])
+    log.delete(range(1, 100))
+    before, size = everything(log), log.size
+    steps: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        steps.append(done)
+        if done:  # in the middle of it
+            log.stop_compacting()
+
+    with pytest.raises(StorageError, match="the program is ending"):
+        log.compact(progress)
+    assert steps == [0, opcompact._LINES], "it went on for no further batch"
+    assert log.size == size
+    assert beside(log) == ["oplog.jsonl"]
+    log.add([op()])
+    assert len(everything(log)) == len(before) + 1
+    reopened(log).close()
+
+
 def test_compaction_keeps_everything_and_drops_the_dead(log: OpLog) -> None:
     fill(log)
     before, size, highest = everything(log), log.size, log.highest

@@ -49,8 +49,10 @@ async def _answer(context: Context, method: Method, request: UnaryRequest) -> by
     function = method.load()
     with faults.as_connect():
         given = arguments(function, _parse(request.codec, request.body))
-        # Not abandoned when the caller leaves: a step that has begun finishes.
-        result = await trio.to_thread.run_sync(partial(function, context, **given))
+        # A step that has begun finishes, whoever leaves. Only what merely reads is given up when the daemon ends:
+        # the check of a long history would hold it up for half a minute.
+        work = partial(function, context, **given)
+        result = await trio.to_thread.run_sync(work, abandon_on_cancel=method.only_reads)
     return orjson.dumps(result)
 
 

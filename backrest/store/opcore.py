@@ -77,6 +77,7 @@ class OpCore:
         self._broken = ""  # why nothing can be written any more
         self._written = False  # since the last mark
         self._directory_unsynced = False  # a compaction's rename is not known to be durable
+        self._stop_compacting = False
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], progress: opload.Progress | None = None) -> Self:
@@ -252,12 +253,27 @@ class OpCore:
             finally:
                 old.release()
 
+    def stop_compacting(self) -> None:
+        """The program is ending: a compaction under way gives up at its next batch of lines, and no other begins.
+
+        Nothing is lost but its work: until the rename the log is the old file.
+        """
+        self._stop_compacting = True
+
     def _rewrite(self, old: LogFile, snap: Snapshot, progress: opload.Progress | None) -> Compacted:
         temporary = opcompact.temporary(self.path)
         new: AppendFile | None = None
+
+        def step(done: int, total: int) -> None:
+            if self._stop_compacting:
+                raise StorageError(f"Cannot compact {self.path}: the program is ending.")
+            if progress is not None:
+                progress(done, total)
+
         try:
+            step(0, len(snap.rows))
             new = AppendFile(temporary)
-            offsets = opcompact.copy_live(old.file, new, snap, progress)
+            offsets = opcompact.copy_live(old.file, new, snap, step)
             tail, end = new.length, snap.end
             while old.file.length - end > opcompact.CATCH_UP:
                 end = opcompact.copy_tail(old.file, new, end, old.file.length)

@@ -47,6 +47,9 @@ PAIRING_RETRY_S = 1.0
 # What the hub that we paired with never does: another key, a forged signature, records that do not open.
 IMPOSTURE = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE, Fault.REFUSED)
 GOODBYE_S = 1.0  # a hub that takes nothing does not hold us up
+LEAVE_S = (
+    3.0  # for what a session still has to say; with the goodbye 4 s, of SIGTERM's 5 (DESIGN.md, Process)
+)
 SLEEP_CHECK_S = 5.0
 SLEEP_JUMP_S = (
     30.0  # the wall clock this far ahead of the monotonic one: the machine slept (or its clock was set)
@@ -117,14 +120,33 @@ class KnownHost:
         self._attempts: deque[float] = deque()
         self._nudge = trio.Event()
         self._woke = False
+        self._stopped = False
+        self._waiting = trio.CancelScope()
 
     async def run(self) -> None:
-        """Dial, again and again, until cancelled."""
+        """Dial, again and again, until cancelled or stopped."""
+        with self._waiting:
+            await self._keep_dialling()
+        if self._stopped:
+            self._update(wire.sync.CONNECTION_STATE_DISCONNECTED, "")
+
+    def stop(self) -> None:
+        """Let ``run`` return. A session says goodbye first, so that the hub sees an end and not an accident; a dial
+        or a wait is given up."""
+        self._stopped = True
+        if self._link is not None:
+            self._link.end()
+        else:
+            self._waiting.cancel()
+
+    async def _keep_dialling(self) -> None:
         failures = 0
         refusals = 0
         while True:
             await self._within_rate()
             outcome = await self.attempt()
+            if self._stopped:
+                return
             if outcome.lived >= GOOD_SESSION_S:
                 failures = 0
             if outcome.at_once and outcome.lived:
@@ -286,6 +308,14 @@ class KnownHost:
         )
 
 
+async def _leave(running: _Running) -> None:
+    running.host.stop()
+    with trio.move_on_after(LEAVE_S):
+        await running.done.wait()
+    running.scope.cancel()
+    await running.done.wait()
+
+
 async def _say_goodbye(stream: OutboundStream) -> None:
     """END_STREAM, so that the hub sees an end and not an accident; also when we are being cancelled."""
     with trio.move_on_after(GOODBYE_S, shield=True), suppress(OSError, BackrestError):
@@ -359,25 +389,37 @@ class Clients:
         self._peers = peers
         self._wall = wall
         self._running: dict[str, _Running] = {}
+        self._following = trio.CancelScope()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled, or stopped: then every session has said goodbye, or had LEAVE_S for it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_for_sleep)
-            while True:
-                config = self._watch.current
-                await self._settle(config, nursery)
-                await self._watch.changed(config)
+            with self._following:
+                while True:
+                    config = self._watch.current
+                    await self._settle(config, nursery)
+                    await self._watch.changed(config)
+            async with trio.open_nursery() as leaving:
+                for running in self._running.values():
+                    leaving.start_soon(_leave, running)
+            nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Let ``run`` end every session as sessions end, and return."""
+        self._following.cancel()
 
     async def _settle(self, config: wire.config.Config, nursery: trio.Nursery) -> None:
         wanted = {entry.keyid: entry for entry in config.multihost.known_hosts}
         ending = []
         for keyid, running in tuple(self._running.items()):
             if keyid not in wanted or _terms(config, wanted[keyid]) != running.terms:
-                running.scope.cancel()
                 ending.append(keyid)
+        async with trio.open_nursery() as leaving:
+            for keyid in ending:
+                leaving.start_soon(_leave, self._running[keyid])
         for keyid in ending:
-            await self._running.pop(keyid).done.wait()
+            del self._running[keyid]
             if keyid not in wanted:
                 self._peers.remove(keyid)
         for keyid, entry in wanted.items():
@@ -396,6 +438,7 @@ class Clients:
                 while True:
                     try:
                         await running.host.run()
+                        return
                     except Exception:
                         # A mistake of ours in one peer's session is that peer's trouble only.
                         log.exception(

@@ -1,0 +1,61 @@
+"""How a client leaves: every session says goodbye, and no hub can hold up the program's end."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from sync_world import Instance, World
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from backrest import wire
+from backrest.sync.client import GOODBYE_S, LEAVE_S
+
+CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
+RETRY_WAIT = wire.sync.CONNECTION_STATE_RETRY_WAIT
+
+
+def paired(world: World) -> tuple[Instance, Instance]:
+    hub, client = world.instance("hub"), world.instance("laptop")
+    client.add_host(hub.token())
+    return hub, client
+
+
+async def test_a_client_that_is_stopped_says_goodbye_and_comes_back_for_nobody(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    async with hub.running(), client.running():
+        await hub.until_peer(client, CONNECTED)
+        client.clients.stop()
+        record = await hub.until_peer(client, wire.sync.CONNECTION_STATE_DISCONNECTED)
+        assert record.message == "", "it is shown as an end, not as an accident"
+        dials = len(world.dials)
+        await trio.sleep(600)
+        assert len(world.dials) == dials
+        assert client.peer(hub).state == wire.sync.CONNECTION_STATE_DISCONNECTED
+
+
+@pytest.mark.parametrize(("hub_is", "takes_s"), [("away", 0.0), ("deaf", LEAVE_S + GOODBYE_S)])
+async def test_a_hub_that_is_no_help_does_not_hold_up_a_stop(
+    autojump_clock: MockClock, world: World, hub_is: str, takes_s: float
+) -> None:
+    hub, client = paired(world)
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+        if hub_is == "away":
+            hub_there = world.up.pop("hub")
+            world.connections[-1].break_off()
+            await client.until_peer(hub, RETRY_WAIT)
+            world.up["hub"] = hub_there
+        else:
+            world.connections[-1].send = world.connections[-1].end = _never  # type: ignore[method-assign, assignment]
+            client.oplog.add([client.operation()])
+            await wait_all_tasks_blocked()
+        stopped = trio.current_time()
+        client.clients.stop()
+        await client.until_peer(hub, wire.sync.CONNECTION_STATE_DISCONNECTED)
+        assert trio.current_time() - stopped <= takes_s < 5
+
+
+async def _never(*_: object) -> None:
+    await trio.sleep_forever()
