@@ -8,7 +8,6 @@ in one peer ends that peer's session; what ends the daemon is a failure of the w
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import time
@@ -19,7 +18,6 @@ import trio
 
 from backrest.admin.context import Context, Daemon
 from backrest.admin.instance import init
-from backrest.admin.live import Watch
 from backrest.admin.locking import held
 from backrest.admin.server import admin_app
 from backrest.admin.settings import Settings
@@ -36,7 +34,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync.client import SYNC_PATH, Clients, dialer
 from backrest.sync.hub import Hub
-from backrest.sync.watch import ConfigWatch
+from backrest.sync.watch import ConfigWatch, Watch
 
 log = logging.getLogger("backrest")
 
@@ -173,7 +171,7 @@ class _Daemon:
         """Write the peers' states soon after they changed, however often they change."""
         with Watch(self._peers.subscribe) as changed:
             while True:
-                await changed.wait(at_least_every_s=math.inf)
+                await changed.wait()
                 await trio.sleep(PEERS_WRITTEN_EVERY_S)
                 # A cache of states: the next change tries again.
                 await _housework("the peers' states were not written", self._peers.flush)

@@ -158,7 +158,7 @@ async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
     """
     import trio
 
-    from backrest.admin.live import Watch
+    from backrest.sync.watch import Watch
 
     refused_since: float | None = None
     told, message = "", "no answer yet"

@@ -122,7 +122,7 @@ async def watch(context: Context, emit: Emit) -> dict[str, Any]:
     """The status, and again after each change of a peer or of the configuration, until the caller leaves."""
     import trio
 
-    from backrest.admin.live import Watch
+    from backrest.sync.watch import Watch
 
     with Watch(context.peers.subscribe, context.config.subscribe) as changes:
         while True:

@@ -1,13 +1,15 @@
-"""The configuration, and the peers' states, as levels that tasks can wait on.
+"""What the stores tell, in whichever thread, as levels that tasks of the event loop can wait on.
 
-The stores call their listeners in the thread that made the change; here that becomes a wake-up in the event loop. A
-waiter says what it has seen and compares: no change can be missed, and several may be seen as one.
+A level, not an edge: however many changes come while nobody waits, the next wait returns at once and once, and the
+waiter reads the present state itself. No change can be missed, and several may be seen as one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
 
 import trio
 
@@ -16,16 +18,18 @@ from backrest.store.config import ConfigStore
 from backrest.sync.link import Signal
 
 Config = wire.config.Config
+Subscribe = Callable[[Callable[..., None]], Callable[[], None]]
 
 
 @contextmanager
-def waking(subscribe: Callable[[Callable[..., None]], Callable[[], None]], signal: Signal) -> Iterator[None]:
-    """While the block runs, each call of the store's listener sets ``signal`` in this event loop."""
+def waking(subscribe: Subscribe, wake: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, each call of the store's listener calls ``wake`` in this event loop, soon after."""
     token = trio.lowlevel.current_trio_token()
 
     def listener(*_: object) -> None:
         with suppress(trio.RunFinishedError):  # the program is ending: nobody waits any more
-            token.run_sync_soon(signal.set, idempotent=True)
+            # idempotent: of many changes before the loop runs again, one call is kept
+            token.run_sync_soon(wake, idempotent=True)
 
     unsubscribe = subscribe(listener)
     try:
@@ -34,8 +38,37 @@ def waking(subscribe: Callable[[Callable[..., None]], Callable[[], None]], signa
         unsubscribe()
 
 
+class Watch:
+    """That something changed in any of several stores, for one task, for the length of a with block."""
+
+    def __init__(self, *subscribe: Subscribe) -> None:
+        self._subscribe = subscribe
+        self._subscribed = ExitStack()
+        self._event = trio.Event()
+
+    def __enter__(self) -> Watch:
+        for subscribe in self._subscribe:
+            self._subscribed.enter_context(waking(subscribe, self._changed))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._subscribed.close()
+
+    def _changed(self) -> None:
+        self._event.set()
+
+    async def wait(self, *, at_least_every_s: float = math.inf) -> None:
+        """Returns after a change since the last call, or after that time."""
+        with trio.move_on_after(at_least_every_s):
+            await self._event.wait()
+        self._event = trio.Event()
+
+
 class ConfigWatch:
-    """``current`` is the configuration in force; ``changed(seen)`` returns the first one that is not ``seen``."""
+    """``current`` is the configuration in force; ``changed(seen)`` returns the first one that is not ``seen``. For
+    any number of tasks."""
 
     def __init__(self, store: ConfigStore) -> None:
         self._store = store
@@ -43,7 +76,7 @@ class ConfigWatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with waking(self._store.subscribe, self._signal):
+        with waking(self._store.subscribe, self._signal.set):
             yield
 
     @property
