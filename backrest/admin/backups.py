@@ -11,6 +11,7 @@ import trio
 
 from backrest.admin.context import Context
 from backrest.admin.plans import find as find_plan
+from backrest.admin.plans import refuse_parked
 from backrest.admin.registry import Emit
 from backrest.admin.repos import find as find_repo
 from backrest.errors import BackrestError
@@ -59,6 +60,7 @@ async def backup(context: Context, emit: Emit, plan_id: str, dry_run: bool = Fal
 
     Raises what kept it from becoming an operation at all (no such plan, no restic).
     """
+    await trio.to_thread.run_sync(refuse_parked, context, plan_id)
     find_plan(context.config.current, plan_id)
     engine = await trio.to_thread.run_sync(lambda: context.engine)
     latest = _Latest()

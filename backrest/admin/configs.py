@@ -7,6 +7,7 @@ from typing import Any
 
 from backrest import wire
 from backrest.admin.context import Context
+from backrest.admin.repos import check_origins
 from backrest.errors import UserError
 from backrest.store.config import load
 from backrest.store.configfile import parse
@@ -31,7 +32,11 @@ def check(text: str, name: str) -> tuple[list[str], list[str]]:
 
 
 def import_config(context: Context, text: str) -> dict[str, Any]:
-    """Replaces the configuration. What the file masks, and an identity that it lacks, stay as they are."""
+    """Replaces the configuration. What the file masks, and an identity that it lacks, stay as they are.
+
+    Repositories that another instance shares may be left out, and not be altered or invented (W-11); unless the
+    file is that of another instance, which moves here with all that it has.
+    """
     try:
         new, _ = parse(text.encode())
         migrate(new, os.environ)
@@ -40,9 +45,13 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
     before = context.config.current
 
     def replace(draft: Config) -> None:
+        here = Config()
+        here.CopyFrom(draft)
         draft.CopyFrom(unmask(new, draft))
         if not draft.instance:
             draft.instance = before.instance
+        if draft.multihost.identity.keyid == here.multihost.identity.keyid:
+            check_origins(here, draft)
 
     after = context.config.transform(replace, replace_identity=True)
     changed = after is not before
@@ -51,5 +60,6 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
         and after.multihost.identity.keyid != before.multihost.identity.keyid
     )
     if changed:
+        context.shares.prune(after)
         context.audit.append("config-imported", modno=after.modno, new_identity=renewed)
     return {"changed": changed, "modno": after.modno, "newIdentity": renewed}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from backrest.store.config import ConfigStore
     from backrest.store.files import Paths
     from backrest.store.oplog import OpLog
-    from backrest.store.peers import PeerStore
+    from backrest.store.peers import PeerRecord, PeerStore
+    from backrest.store.removal import ParkedPlans
+    from backrest.store.shares import Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Context:
         oplog: OpLog | None = None,
         peers: PeerStore | None = None,
         audit: AuditLog | None = None,
+        parked: ParkedPlans | None = None,
+        shares: Shares | None = None,
         engine: Engine | None = None,
         daemon: Daemon | None = None,
         restic_command: str | None = None,
@@ -58,6 +62,8 @@ class Context:
         self._oplog = oplog
         self._peers = peers
         self._audit = audit
+        self._parked = parked
+        self._shares = shares
         self._engine = engine
         self._opened: list[Any] = []  # what close() has to close: never what was handed in
 
@@ -99,6 +105,31 @@ class Context:
             self._peers = PeerStore.open(self.paths.peers)
             self._opened.append(self._peers.flush)
         return self._peers
+
+    def peer_records(self) -> list[PeerRecord]:
+        """What is known of the peers, for who only reads: opening ``peers`` would write it back at the end, and
+        somebody else may hold the lock."""
+        if self._peers is not None:
+            return self._peers.all()
+        from backrest.store.peers import PeerStore
+
+        return PeerStore.open(self.paths.peers).all()
+
+    @property
+    def parked(self) -> ParkedPlans:
+        if self._parked is None:
+            from backrest.store.removal import ParkedPlans
+
+            self._parked = ParkedPlans.open(self.paths.parked_plans)
+        return self._parked
+
+    @property
+    def shares(self) -> Shares:
+        if self._shares is None:
+            from backrest.store.shares import Shares
+
+            self._shares = Shares.open(self.paths.shares)
+        return self._shares
 
     @property
     def audit(self) -> AuditLog:

@@ -11,8 +11,11 @@ from typing import Any
 
 from backrest import __version__, wire
 from backrest.admin.context import Context
+from backrest.admin.plans import parked_json
 from backrest.admin.registry import Emit
 from backrest.errors import ConflictError, UserError
+from backrest.store.peers import PeerRecord
+from backrest.store.removal import withdrawn
 from backrest.store.validate import id_problem
 from backrest.wire import codec
 
@@ -87,6 +90,9 @@ def status(context: Context) -> dict[str, Any]:
         ],
         "archived": archived(context),
     }
+    parked = context.parked.waiting(config)
+    if parked:
+        result["parkedPlans"] = [parked_json(entry) for entry in parked]
     if context.daemon is not None:
         result["daemon"] |= {
             "pid": context.daemon.pid,
@@ -113,9 +119,23 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["nextTryMillis"] = str(record.next_try_ms)
     result["knownRepos"] = [codec.to_dict(repo) for repo in record.known_repos]
     result["knownPlans"] = [codec.to_dict(plan) for plan in record.known_plans]
-    result["warnings"] = list(record.warnings)
+    result["warnings"] = [*record.warnings, *_withdrawn(context.config.current, record)]
     result["refused"] = record.refused
     return result
+
+
+def _withdrawn(config: wire.config.Config, record: PeerRecord) -> list[str]:
+    """A sentence for each repository of this hub that it no longer offers: nothing of it stops by itself."""
+    lines = []
+    for repo in withdrawn(config, [record]):
+        users = [plan.id for plan in config.plans if plan.repo == repo.id]
+        goes_on = f"; still backed up to by {', '.join(users)}" if users else ""
+        remove = [*(f"plan remove {user}" for user in users), f"repo remove {repo.id}"]
+        how = ", ".join(f"`backrest {command}`" for command in remove)
+        lines.append(
+            f"repo {repo.id!r}: no longer offered by {record.instance_id}{goes_on} (to give it up: {how})"
+        )
+    return lines
 
 
 async def watch(context: Context, emit: Emit) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from backrest import wire
 from backrest.admin.context import Context
 from backrest.admin.peers import find, formatted
-from backrest.store.removal import ParkedPlans, Removal
+from backrest.store.removal import Removal
 from backrest.store.removal import remove_peer as take_out
 
 NOUNS = {"host": "hub", "client": "client"}
@@ -18,7 +18,7 @@ NOUNS = {"host": "hub", "client": "client"}
 
 def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
     """Removes a known host ("host") or an authorized client ("client"); NotFoundError."""
-    parked = ParkedPlans.open(context.paths.parked_plans)
+    parked = context.parked
     done: list[Removal] = []
 
     def change(config: wire.config.Config) -> None:
@@ -28,7 +28,7 @@ def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
         parked.park(removal)  # before the configuration is written: a crash in between loses nothing
         done[:] = [removal]
 
-    context.config.transform(change)
+    context.shares.prune(context.config.transform(change))
     removal = done[0]
     if role == "host":  # the daemon's own session does so too, when it ends; without a daemon nobody would
         context.peers.remove(removal.peer.keyid)

@@ -72,6 +72,9 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
         if level:
             words.append(f"{peer['peerInstanceId']}: {word}")
             worst = max(worst, level)
+    for one in status.get("parkedPlans", ()):
+        words.append(f"plan {one['plan']['id']}: {one['state']}")
+        worst = max(worst, WARNING)
     connected = sum(peer["state"] == "CONNECTION_STATE_CONNECTED" for peer in peers)
     summary = f"{VERDICTS[worst]}: {connected} of {len(peers)} peers connected"
     return worst, "; ".join([summary, *words])

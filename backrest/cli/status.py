@@ -116,6 +116,7 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             f"{gone['instanceId']}: removed {_ago(gone['archivedMillis'])}, its history of "
             f"{formats.plural(gone['operations'], 'operation')} is kept"
         )
+    lines += [f"plan {one['plan']['id']}: {one['state']}" for one in result.get("parkedPlans", ())]
     return lines
 
 

@@ -7,24 +7,33 @@ directory, as they were. There they do not run, can be listed, and come back whe
 
 Order on disk, so that a crash between two steps loses nothing: parked first, then the configuration changed;
 on the way back the configuration first. A plan that is then in both places is in the configuration.
+
+A hub that only stops sharing takes nothing away: its repo stays here, *withdrawn*, and the plans on it go on, until
+the user removes them. Most likely the repository is still there, and no backup is to end because of a mark that was
+taken off elsewhere.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from backrest import wire
-from backrest.errors import CorruptError, NotFoundError
+from backrest.errors import CorruptError, NotFoundError, StorageError, UserError
+from backrest.store.config import ConfigStore
 from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
+from backrest.store.peers import PeerRecord
 from backrest.store.text import quoted
 from backrest.wire import codec
+
+log = logging.getLogger(__name__)
 
 Config = wire.config.Config
 Peer = wire.config.Multihost.Peer
@@ -49,6 +58,10 @@ class Parked:
     repo_guid: str
     origin: str  # the instance that shared the repo
     since_ms: int
+
+    def sentence(self) -> str:
+        """What it waits for, for people."""
+        return f"parked, waits for repo {self.plan.repo} of hub {self.origin}"
 
     def shown(self) -> Plan:
         """For lists: the plan as it behaves now, which is not at all."""
@@ -85,6 +98,17 @@ def remove_repos(config: Config, origin: str) -> tuple[tuple[Repo, ...], tuple[P
     return repos, plans
 
 
+def withdrawn(config: Config, records: Iterable[PeerRecord]) -> list[Repo]:
+    """The repos here that their hub no longer offers, by what it said last; of one that said nothing yet, none."""
+    offered = {record.instance_id: record.offered for record in records if record.role == "host"}
+    out = []
+    for repo in config.repos:
+        still = offered.get(repo.origin_instance_id) if repo.origin_instance_id else None
+        if still is not None and repo.guid not in still:
+            out.append(repo)
+    return out
+
+
 class ParkedPlans:
     """The file of parked plans. Thread-safe; each change is durable when it returns."""
 
@@ -107,6 +131,11 @@ class ParkedPlans:
     def all(self) -> tuple[Parked, ...]:
         return self._entries
 
+    def waiting(self, config: Config) -> list[Parked]:
+        """Those that are not in ``config``: what a crash left in both places is there."""
+        there = {plan.id: _substance(plan) for plan in config.plans}
+        return [entry for entry in self._entries if there.get(entry.plan.id) != _substance(entry.plan)]
+
     def park(self, removal: Removal, *, now_ms: int | None = None) -> None:
         """Keep the plans of a removal. A parked plan of the same id and repo is replaced. StorageError."""
         since_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
@@ -121,13 +150,18 @@ class ParkedPlans:
                 self._write((*(entry for entry in self._entries if _key(entry) not in keys), *new))
 
     def returning(self, config: Config) -> list[Plan]:
-        """The plans whose repo is back (by guid, else by id) and whose id is free, ready to be added."""
+        """The plans whose repo is back and whose id is free, ready to be added.
+
+        It is the same repo by its guid, or by its id if the same instance shares it (it made the repository
+        anew). Another's repo that happens to have the id is not: a plan must not send files to a stranger.
+        """
         by_guid = {repo.guid: repo.id for repo in config.repos if repo.guid}
-        ids = {repo.id for repo in config.repos}
+        ids = {(repo.id, repo.origin_instance_id) for repo in config.repos}
         taken = {plan.id for plan in config.plans}
         out: list[Plan] = []
         for entry in self._entries:
-            repo_id = by_guid.get(entry.repo_guid) or (entry.plan.repo if entry.plan.repo in ids else "")
+            same = (entry.plan.repo, entry.origin) in ids
+            repo_id = by_guid.get(entry.repo_guid) or (entry.plan.repo if same else "")
             if repo_id and entry.plan.id not in taken:
                 plan = Plan()
                 plan.CopyFrom(entry.plan)
@@ -143,6 +177,37 @@ class ParkedPlans:
             left = tuple(e for e in self._entries if there.get(e.plan.id) != _substance(e.plan))
             if left != self._entries:
                 self._write(left)
+
+    def transform(
+        self, config: ConfigStore, change: Callable[[Config], bool | None], **how: bool
+    ) -> tuple[Config, tuple[Plan, ...]]:
+        """``config.transform`` for a change that may bring repos back: the plans that wait for them return in the
+        same step. Gives the configuration in force and these plans.
+
+        When the result with them cannot be (a rule is stricter than when they were parked), the change is made
+        without them: nobody's old plan keeps a repo away. Raises what ``config.transform`` raises.
+        """
+        back: list[Plan] = []
+
+        def both(draft: Config) -> bool | None:
+            changed = change(draft)
+            back[:] = self.returning(draft)
+            draft.plans.extend(back)
+            return True if back else changed
+
+        try:
+            after = config.transform(both, **how)
+        except UserError:
+            if not back:
+                raise
+            back.clear()
+            after = config.transform(change, **how)
+        if back:
+            try:
+                self.settle(after)
+            except StorageError as error:  # the change is made: the file follows at the next start
+                log.error("%s", error)
+        return after, tuple(back)
 
     def remove(self, plan_id: str) -> bool:
         """Throw one away. False when it is not there."""
