@@ -34,3 +34,13 @@ def _not_skipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"skipped, which must not happen with CI=true: {report.longrepr}"
     return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hostile-sessions",
+        type=int,
+        default=300,
+        help="sessions of a random hostile peer, for each role; 10000 is the full run (with --timeout 0)",
+    )
+    parser.addoption("--hostile-seed", default="1", help="another seed is another run")
