@@ -53,6 +53,10 @@ def run(settings: Settings) -> None:
             if not context.config.current.instance or not context.config.current.multihost.identity.keyid:
                 init(context, instance_id=settings.instance_id)
         config = ConfigStore.open(paths.config_file)
+        try:
+            config.clean_backups()
+        except StorageError as error:
+            log.warning("pairing secrets were left in backups of the configuration: %s", error)
         oplog = OpLog.open(paths.oplog)
         try:
             peers = PeerStore.open(paths.peers)
@@ -113,6 +117,7 @@ class _Daemon:
                 async with trio.open_nursery() as background:
                     background.start_soon(self._write_peers)
                     background.start_soon(self._compact)
+                    background.start_soon(self._hub.prune_tokens)
                     async with trio.open_nursery() as sessions:
                         sessions.start_soon(self._clients.run)
                         await self._until_told_to_stop(signals)

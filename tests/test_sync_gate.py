@@ -68,12 +68,6 @@ def test_failed_pairings_are_limited_for_each_address_and_in_all() -> None:
     assert not limit.refused("a", 60.5)
 
 
-def test_a_success_takes_its_count_back() -> None:
-    limit = FailureLimit(per_address=1, total=10)
-    limit.failed("a", 0.0)()
-    assert not limit.refused("a", 0.0)
-
-
 def test_addresses_without_number_cost_no_memory_without_number() -> None:
     limit = FailureLimit(per_address=1, total=10**9)
     for n in range(30_000):

@@ -44,6 +44,7 @@ METHODS: Mapping[str, Method] = {
     "WatchStatus": Method("instance", "watch", reports=True),
     "CreateToken": Method("tokens", "create"),
     "ListTokens": Method("tokens", "list_tokens", only_reads=True),
+    "PruneTokens": Method("tokens", "prune"),
     "RevokeToken": Method("tokens", "revoke"),
     "AddHost": Method("hosts", "add", reports=True),
     "ListHosts": Method("hosts", "list_hosts", only_reads=True),

@@ -20,6 +20,7 @@ from backrest.wire import codec
 DEFAULT_PERMISSIONS = ("read-operations=*", "receive-shared-repos=*")
 
 LONGEST_LABEL = 100  # a name to recognise it by, shown in a column
+LONGEST_TTL_S = 100 * 365 * 24 * 3600  # beyond that it is a slip of the finger, or "for ever"
 MOST_USES = 2**31 - 1  # int32 in the message
 
 
@@ -49,6 +50,8 @@ def make(
     unique: bool,
 ) -> dict[str, Any]:
     """Stores the token. Without ``unique`` labels may repeat, as in the reference's GeneratePairingToken."""
+    if not 0 <= ttl_seconds <= LONGEST_TTL_S:
+        raise UserError("a token is good for up to 100 years, or for ever (0 seconds)")
     if not 0 <= max_uses <= MOST_USES:
         raise UserError(f"the number of uses must be from 0 (no limit) to {MOST_USES}")
     now = clock.now_ms() // 1000
@@ -108,6 +111,21 @@ def public(token: wire.config.Multihost.PairingToken) -> dict[str, Any]:
         "grants": formatted(token.permissions),
         "state": state,
     }
+
+
+def prune(context: Context) -> dict[str, Any]:
+    """Drops the expired tokens now; by itself the daemon does so a day after they expired, until when their
+    clients are told why they are refused."""
+    labels: list[str] = []
+
+    def drop(config: wire.config.Config) -> bool:
+        labels[:] = prune_tokens(config, clock.now_ms() // 1000, kept_s=0)
+        return bool(labels)
+
+    context.config.transform(drop)
+    if labels:
+        context.audit.append("tokens-pruned", labels=labels)
+    return {"pruned": labels}
 
 
 def list_tokens(context: Context) -> dict[str, Any]:

@@ -72,6 +72,11 @@ def create(
     until = "for ever" if not ttl else f"for {formats.span(ttl)}"
     output.note(f"Token {result['label']!r}, good for {uses}, {until}, with {' '.join(result['grants'])}:")
     output.say(result["token"])
+    if not ttl or not max_uses:
+        output.note(
+            "It stays good until it is taken back: whoever finds it can pair. When all have paired: "
+            f"`backrest token revoke {shlex.quote(result['label'])}`."
+        )
     output.note("\nOn the client, run:")
     output.say(command)
     if url is None:
@@ -115,3 +120,14 @@ def revoke(label: str, as_json: bool) -> None:
     if as_json:
         return output.print_json(result)
     return output.say(f"Token {label!r} is revoked.")
+
+
+@token.command()
+@json_option
+def prune(as_json: bool) -> None:
+    """Drop the tokens that have expired. (The daemon does so by itself, a day later.)"""
+    result = shared().call("PruneTokens")
+    if as_json:
+        return output.print_json(result)
+    labels = ", ".join(label or '""' for label in result["pruned"])
+    return output.say(f"Dropped: {labels}." if labels else "No token has expired.")

@@ -1,4 +1,5 @@
 """The last ten configurations, as the reference keeps them: ``<path>.bak.<YYYY-MM-DD-HH-MM-SS>``, local time.
+(Without pairing secrets, configfile.for_backup: a token that was used up must not be good again in a backup.)
 
 Where two fall into one second the later gets a suffix (``.0001``): the reference overwrites the first. The
 reference removes all but the ten whose names sort last; here the files' times decide, because names go back
@@ -10,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from backrest.store.files import atomic_write, discard
+from backrest.store.files import atomic_write, discard, read_file
 
 KEPT = 10
 _STAMP = re.compile(r"[0-9]{4}(-[0-9]{2}){5}(\.[0-9]{4,})?")
@@ -39,6 +41,23 @@ def prune(path: Path) -> None:
     """Remove all but the newest ten. What cannot be removed stays: that is no reason to fail a change."""
     for old in _all(path)[:-KEPT]:
         discard(old)
+
+
+def rewrite(path: Path, fn: Callable[[bytes], bytes]) -> list[Path]:
+    """Replace the content of each backup by what ``fn`` makes of it, keeping its time, by which they are ordered.
+    Returns those that changed. StorageError; those before it are done."""
+    changed = []
+    for backup in _all(path):
+        try:
+            data = read_file(backup)
+        except FileNotFoundError:
+            continue
+        if (new := fn(data)) != data:
+            times = backup.stat()
+            atomic_write(backup, new)
+            os.utime(backup, ns=(times.st_atime_ns, times.st_mtime_ns))
+            changed.append(backup)
+    return changed
 
 
 def newest(path: Path) -> Path | None:

@@ -17,12 +17,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backrest import wire
 from backrest.errors import StorageError, UserError
 from backrest.store import backups
-from backrest.store.configfile import parse, serialise
+from backrest.store.configfile import for_backup, parse, serialise
 from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
 from backrest.store.migrations import CURRENT_VERSION, migrate
 from backrest.store.unknown import Unknown
@@ -169,6 +170,12 @@ class ConfigStore:
         self._set(draft)
         return draft
 
+    def clean_backups(self, *, identity: bool = True) -> list[Path]:
+        """Take the pairing secrets out of the backups that another program, or a version before, left with them; and
+        unless ``identity`` the private key, after it was replaced. Returns those that were changed. StorageError."""
+        with self._lock:
+            return backups.rewrite(self._path, partial(for_backup, identity=identity))
+
     def reload(self) -> bool:
         """Read the file again (SIGHUP). False: nothing has changed.
 
@@ -242,7 +249,7 @@ class ConfigStore:
         """Replace the file, keeping ``old``, its content now, as a backup."""
         private_dir(self._path.parent)
         data = serialise(config, self._unknown)
-        backup = backups.keep(self._path, old) if old is not None else None
+        backup = backups.keep(self._path, for_backup(old)) if old is not None else None
         try:
             atomic_write(self._path, data)
         except StorageError:

@@ -114,3 +114,30 @@ def _check_values(raw: Any) -> None:
             return
         level = inner
     raise ValueError(_TOO_DEEP)
+
+
+def for_backup(data: bytes, *, identity: bool = True) -> bytes:
+    """A configuration file's content as its backup keeps it: without pairing secrets, which are spent by the time
+    anybody restores one and would be good again then; and, unless ``identity``, without the private key.
+
+    What has none, and what cannot be read, stays as it is, to the byte.
+    """
+    try:
+        raw = json.loads(data.decode("utf-8-sig"))
+    except ValueError:
+        return data
+    sync = raw.get("sync", raw.get("multihost")) if isinstance(raw, dict) else None
+    if not isinstance(sync, dict):
+        return data
+    dropped = [sync.pop(name, None) for name in ("pairingTokens", "pairing_tokens")]
+    for hosts in (sync.get("knownHosts"), sync.get("known_hosts")):
+        for host in hosts if isinstance(hosts, list) else ():
+            if isinstance(host, dict):
+                dropped += [
+                    host.pop(name, None) for name in ("initialPairingSecret", "initial_pairing_secret")
+                ]
+    if not identity:
+        dropped.append(sync.pop("identity", None))
+    if not any(dropped):
+        return data
+    return json.dumps(raw, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -89,8 +89,8 @@ class FailureLimit:
             mine is not None and _count(mine, now) >= self._per_address
         )
 
-    def failed(self, address: str, now: float) -> Callable[[], None]:
-        """Count a failure; the result takes it back."""
+    def failed(self, address: str, now: float) -> None:
+        """Count a failure."""
         self._all.append(now)
         if len(self._addresses) >= ADDRESSES_REMEMBERED and now >= self._purge_after:
             self._purge_after = (
@@ -101,12 +101,6 @@ class FailureLimit:
             address in self._addresses or len(self._addresses) < ADDRESSES_REMEMBERED
         ):  # beyond that the total holds
             self._addresses.setdefault(address, deque()).append(now)
-        return lambda: self._take_back(address, now)
-
-    def _take_back(self, address: str, now: float) -> None:
-        for times in (self._all, self._addresses.get(address)):
-            if times and now in times:
-                times.remove(now)
 
 
 def _count(times: deque[float], now: float) -> int:

@@ -34,7 +34,10 @@ log = logging.getLogger("backrest.sync")
 
 STALLED_AFTER_S = 600.0  # a client that reads nothing for this long is ended (DESIGN.md, Limits)
 REFUSALS_AUDITED = 100  # a minute: strangers must not be able to fill the disk with their refusals
+PRUNE_EVERY_S = 600.0  # a token that expired lets nobody in: this is tidying
 REFUSALS_LOGGED = 100  # a minute: nor with the log's lines
+
+_TOO_MANY = "too many failed pairings: try again in a minute"
 
 # What an honest peer never does: garbage, a man in the middle, a replay, a reflection, a forged signature.
 _ATTACKS = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE)
@@ -69,6 +72,7 @@ class Hub:
         watch: ConfigWatch,
         limits: Limits | None = None,
         trusted_proxies: Sequence[str] = (),
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.oplog = oplog
         self.peers = peers
@@ -77,6 +81,7 @@ class Hub:
         self._audit = audit
         self._limits = limits or Limits()
         self._trusted = trusted_proxies
+        self._wall = wall
         self._gate = Gate()
         self._failures = FailureLimit()
         self._refusals = FailureLimit(per_address=REFUSALS_AUDITED, total=REFUSALS_AUDITED)
@@ -158,6 +163,24 @@ class Hub:
                 "a stream from %s ended before its peer was let in: %s", address or "the local socket", error
             )
 
+    async def prune_tokens(self) -> None:
+        """Drop expired tokens, also where nobody makes a new one (W-47). Until cancelled."""
+        while True:
+            now, labels = int(self._wall()), list[str]()
+
+            def change(config: Config, now: int = now, labels: list[str] = labels) -> bool:
+                labels[:] = pairing.prune_tokens(config, now)
+                return bool(labels)
+
+            if pairing.prunable(self.watch.current, now):
+                try:
+                    await trio.to_thread.run_sync(self._config.transform, change)
+                except BackrestError as error:  # it is tried again
+                    log.error("expired pairing tokens could not be dropped: %s", error)
+                else:
+                    await self._record("tokens-pruned", labels=labels)
+            await trio.sleep(PRUNE_EVERY_S)
+
     def end_all(self, message: str) -> None:
         """End every session, known or not, with ``message``."""
         for link in tuple(self._links):
@@ -184,10 +207,20 @@ class Hub:
                 address,
                 pairing.refusal("this client is not authorized on the hub: pair it with a token"),
             )
-        if self._failures.refused(limit_key(address), trio.current_time()):
-            raise await self._refuse(
-                peer, address, pairing.refusal("too many failed pairings: try again in a minute")
-            )
+        # The secret is looked at first, and only who has none of ours is limited: 256 random bits cannot be guessed,
+        # limit or not, and a limit that came first would let ten strangers keep everybody from pairing. What it
+        # protects is the audit log, the disk under it, and a short secret that somebody wrote in by hand.
+        key, now = limit_key(address), trio.current_time()
+        limited = self._failures.refused(key, now)
+        try:
+            token = pairing.find_token(config, peer.pairing_secret, int(self._wall()))
+            if limited and pairing.is_guessable(token):
+                raise pairing.refusal(_TOO_MANY)
+        except PeerError as refusal:
+            if not limited:
+                self._failures.failed(key, now)
+            why = pairing.refusal(_TOO_MANY) if limited else refusal
+            raise await self._refuse(peer, address, why) from None
         return await self._pair(peer, address)
 
     async def _pair(self, peer: events.PeerIdentified, address: str) -> Peer:
@@ -195,11 +228,9 @@ class Hub:
 
         def change(config: Config) -> bool:
             nonlocal label
-            label = pairing.pair(config, peer, int(time.time()))
+            label = pairing.pair(config, peer, int(self._wall()))
             return True
 
-        # Counted before the attempt and taken back after a success: attempts side by side cannot all slip through.
-        undo = self._failures.failed(limit_key(address), trio.current_time())
         try:
             config = await trio.to_thread.run_sync(self._config.transform, change)
         except PeerError as refusal:
@@ -207,13 +238,11 @@ class Hub:
         except (
             BackrestError
         ) as trouble:  # ours (a full disk, a configuration edited badly): not the peer's guess
-            undo()
             log.error("%s could not be paired: %s", peer.keyid, trouble)
             failed = PeerError(
                 Fault.REFUSED, Code.INTERNAL, "the hub could not store the pairing; its log says why"
             )
             raise await self._refuse(peer, address, failed) from None
-        undo()
         await self._record(
             "paired", keyid=peer.keyid, instance=peer.instance_id, address=address, token=label
         )
@@ -270,6 +299,7 @@ class Hub:
             last_heartbeat_ms=now_ms,
             next_try_ms=0,
             refused=0,
+            archived_ms=0,  # a removed one that paired again: its history is live again
         )
         log.info("%s connected from %s", entry.instance_id, address or "the local socket")
         client.start()
@@ -283,6 +313,8 @@ class Hub:
         log.info("%s disconnected: %s", client.instance_id, message or "it ended the session")
         if any(entry.keyid == client.keyid for entry in self.watch.current.multihost.authorized_clients):
             self.peers.update(client.keyid, state=state, message=message, since_ms=int(time.time() * 1000))
+        elif self.oplog.count(client.keyid):  # removed: what it leaves is its history (PROTOCOL.md section 6)
+            self.peers.archive(client.keyid, client.instance_id)
         else:
             self.peers.remove(client.keyid)
 

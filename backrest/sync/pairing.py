@@ -14,7 +14,10 @@ from backrest.protocol.events import PeerIdentified
 from backrest.store.validate import id_problem
 
 EXPIRED_KEPT_S = 24 * 3600  # an expired token is still known for a day, so that its client can be told why
+UNGUESSABLE_CHARS = 32  # 128 bits in hex, half of what a token has
 INSTANCE_ID_BYTES = 50  # the reference's bound (ENGINE.md 1.8)
+
+Token = wire.config.Multihost.PairingToken
 
 
 def refusal(message: str) -> PeerError:
@@ -27,11 +30,23 @@ def pair(config: wire.config.Config, peer: PeerIdentified, now_unix: int) -> str
     label. Raises PeerError (refused), with a detail about the token only for a secret that matched: a guesser learns
     nothing."""
     sync = config.multihost
+    token = find_token(config, peer.pairing_secret, now_unix)
+    _check_newcomer(config, peer)
+    sync.authorized_clients.add(instance_id=peer.instance_id, keyid=peer.keyid, permissions=token.permissions)
+    token.uses += 1
+    label = token.label
+    if token.max_uses and token.uses >= token.max_uses:
+        sync.pairing_tokens.remove(token)
+    prune_tokens(config, now_unix)
+    return label
+
+
+def find_token(config: wire.config.Config, secret: str, now_unix: int) -> Token:
+    """The token with this secret, if it may be used now; else PeerError (refused)."""
     token = None
-    for (
-        candidate
-    ) in sync.pairing_tokens:  # no early end: the time taken tells nothing about which one matched
-        if same_secret(candidate.secret, peer.pairing_secret):
+    # No early end: the time taken tells nothing about which one matched.
+    for candidate in config.multihost.pairing_tokens:
+        if same_secret(candidate.secret, secret):
             token = candidate
     if token is None:
         raise refusal(
@@ -43,14 +58,12 @@ def pair(config: wire.config.Config, peer: PeerIdentified, now_unix: int) -> str
         raise refusal(f"{name} has expired: create a new one on the hub with 'backrest token create'")
     if token.max_uses and token.uses >= token.max_uses:
         raise refusal(f"{name} is used up: create a new one on the hub with 'backrest token create'")
-    _check_newcomer(config, peer)
-    sync.authorized_clients.add(instance_id=peer.instance_id, keyid=peer.keyid, permissions=token.permissions)
-    token.uses += 1
-    label = token.label
-    if token.max_uses and token.uses >= token.max_uses:
-        sync.pairing_tokens.remove(token)
-    prune_tokens(config, now_unix)
-    return label
+    return token
+
+
+def is_guessable(token: Token) -> bool:
+    """A secret that somebody wrote into the file by hand. Ours, and the reference's, have 256 random bits."""
+    return len(token.secret) < UNGUESSABLE_CHARS
 
 
 def _check_newcomer(config: wire.config.Config, peer: PeerIdentified) -> None:
@@ -71,10 +84,16 @@ def _check_newcomer(config: wire.config.Config, peer: PeerIdentified) -> None:
             raise refusal(f"this key already belongs to the peer {other.instance_id!r} of the hub")
 
 
-def prune_tokens(config: wire.config.Config, now_unix: int) -> None:
-    """Drop the tokens that expired more than a day ago."""
+def prune_tokens(config: wire.config.Config, now_unix: int, kept_s: int = EXPIRED_KEPT_S) -> list[str]:
+    """Drop the tokens that expired more than ``kept_s`` ago; returns their labels."""
     tokens = config.multihost.pairing_tokens
-    keep = [t for t in tokens if not t.expires_at_unix or t.expires_at_unix + EXPIRED_KEPT_S >= now_unix]
-    if len(keep) != len(tokens):
-        del tokens[:]
-        tokens.extend(keep)
+    old = [t for t in tokens if t.expires_at_unix and t.expires_at_unix + kept_s < now_unix]
+    for token in old:
+        tokens.remove(token)
+    return [token.label for token in old]
+
+
+def prunable(config: wire.config.Config, now_unix: int) -> bool:
+    """Whether ``prune_tokens`` would drop one."""
+    tokens = config.multihost.pairing_tokens
+    return any(t.expires_at_unix and t.expires_at_unix + EXPIRED_KEPT_S < now_unix for t in tokens)
