@@ -20,7 +20,7 @@ from backrest.permissions import parse_grant
 from backrest.protocol.framing import Decoder, EndOfStream, encode, parse_end
 from backrest.protocol.session import Limits
 from backrest.store import mask
-from backrest.sync import apply, hub, inbound
+from backrest.sync import apply, hub, inbound, pushing
 from backrest.sync.gate import Gate
 
 Item = wire.sync.SyncStreamItem
@@ -443,11 +443,11 @@ async def test_what_a_push_says_cannot_flood_the_log(
 
 
 async def test_pushes_without_pause_have_to_wait(autojump_clock: MockClock) -> None:
-    pushes = inbound.Pushes()
+    pushes = pushing.Pace()
     started = trio.current_time()
-    for _ in range(inbound.PUSHES):
+    for _ in range(pushing.PUSHES):
         await pushes.turn()
     assert trio.current_time() == started
-    for _ in range(inbound.PUSHES):
+    for _ in range(pushing.PUSHES):
         await pushes.turn()
-    assert trio.current_time() - started >= inbound.PUSHES_S
+    assert trio.current_time() - started >= pushing.PUSHES_S

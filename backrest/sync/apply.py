@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from backrest import wire
 from backrest.errors import UserError
-from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, Grants
+from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, VIEW_RESOURCES, Grants
 from backrest.store.mask import unmask_plan, unmask_repo
 
 Config = wire.config.Config
@@ -29,11 +29,37 @@ FLAG_CHARS = 4096  # what splits a flag into words takes quadratic time
 
 @dataclass(slots=True)
 class Report:
-    """What became of a push: ``applied`` and ``refused`` hold one sentence each, in the order of the items."""
+    """What became of a push, one sentence for each item, in their order.
+
+    ``refused`` is for the people here; ``told``, as long, is what the sender may hear of it: nothing that it could not
+    see anyway. ``about`` says which item each refusal is about: ("plan" or "repo", id), or ("", "") for all.
+    ``items`` names what was done, without content: ("plan photos", "added").
+    """
 
     applied: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    about: list[tuple[str, str]] = field(default_factory=list)
+    items: list[tuple[str, str]] = field(default_factory=list)
     changed: bool = False
+
+    def did(self, kind: str, ident: str, what: str) -> None:
+        self.applied.append(f"{kind} {ident!r} {what}")
+        self.items.append((f"{kind} {ident}", what))
+
+    def refuse(self, kind: str, ident: str, why: str, told: str = "") -> None:
+        """``told``: for the sender, where ``why`` names what is here."""
+        subject = f"{kind} {ident[:80]!r}: "
+        self.refused.append(subject + why)
+        self.told.append(subject + (told or why))
+        self.about.append((kind, ident))
+
+    def refuse_all(self, why: str) -> None:
+        """Nothing was applied, whatever the items were."""
+        self.applied.clear()
+        self.items.clear()
+        self.refused, self.told, self.about = [why], [why], [("", "")]
+        self.changed = False
 
 
 def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: SetConfig) -> Report:
@@ -44,7 +70,7 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
     report = Report()
     items = len(message.plans) + len(message.repos)
     if items + len(message.plans_to_delete) + len(message.repos_to_delete) > MOST_ITEMS:
-        report.refused.append(f"nothing was applied: more than {MOST_ITEMS} items in one push")
+        report.refuse_all(f"nothing was applied: more than {MOST_ITEMS} items in one push")
         return report
     before = config.SerializeToString(deterministic=True)
     grants = Grants(peer.permissions)
@@ -62,36 +88,36 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
 
 def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Report) -> None:
     if plan.ByteSize() > ITEM_BYTES:
-        report.refused.append(f"plan {plan.id[:80]!r}: larger than {ITEM_BYTES >> 10} KiB")
+        report.refuse("plan", plan.id, f"larger than {ITEM_BYTES >> 10} KiB")
         return
     here = next((p for p in config.plans if p.id == plan.id), None)
     allowed = grants.plan(plan.id, plan.repo, READ_WRITE_CONFIG)
     if here is not None:  # else a plan limited to one repo could be moved in from another
         allowed = allowed and grants.plan(here.id, here.repo, READ_WRITE_CONFIG)
     if not allowed:
-        report.refused.append(f"plan {plan.id!r}: READ_WRITE_CONFIG is not granted for it")
+        report.refuse("plan", plan.id, "READ_WRITE_CONFIG is not granted for it")
         return
     try:
         new = unmask_plan(plan, here)
     except UserError as error:  # a mask where nothing is known that it could stand for
-        report.refused.append(f"plan {plan.id!r}: {error}")
+        report.refuse("plan", plan.id, str(error))
         return
     if here is None and len(config.plans) >= MOST_ITEMS:
-        report.refused.append(f"plan {plan.id!r}: there are {MOST_ITEMS} plans here already")
+        report.refuse("plan", plan.id, f"there are {MOST_ITEMS} plans here already")
     elif here is None:
         config.plans.append(new)
-        report.applied.append(f"plan {plan.id!r} added")
+        report.did("plan", plan.id, "added")
     elif here != new:
         here.CopyFrom(new)
-        report.applied.append(f"plan {plan.id!r} changed")
+        report.did("plan", plan.id, "changed")
 
 
 def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: Report) -> None:
     if repo.ByteSize() > ITEM_BYTES:
-        report.refused.append(f"repo {repo.id[:80]!r}: larger than {ITEM_BYTES >> 10} KiB")
+        report.refuse("repo", repo.id, f"larger than {ITEM_BYTES >> 10} KiB")
         return
     if not repo.guid:
-        report.refused.append(f"repo {repo.id!r}: it has no guid")
+        report.refuse("repo", repo.id, "it has no guid")
         return
     here = next((r for r in config.repos if r.guid == repo.guid), None)
     may_write = grants.repo(repo.id, READ_WRITE_CONFIG) and (
@@ -100,85 +126,102 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
     claims_origin = bool(repo.origin_instance_id)
     if here is not None and not here.origin_instance_id:  # a local repo of the same guid
         if not may_write:
-            report.refused.append(f"repo {repo.id!r}: a local repo ({here.id!r}) has the same guid")
+            seen = grants.repo(here.id, *VIEW_RESOURCES)
+            report.refuse(
+                "repo",
+                repo.id,
+                f"a local repo ({here.id!r}) has the same guid",
+                "" if seen else "a local repo has the same guid",
+            )
         else:
-            _write_repo(config, here, repo, "", report)
+            _write_repo(config, here, repo, "", grants, report)
         return
     if here is not None and here.origin_instance_id != sender:
-        report.refused.append(f"repo {repo.id!r}: it is already shared by {here.origin_instance_id!r}")
+        by = f"it is already shared by {here.origin_instance_id!r}"
+        report.refuse("repo", repo.id, by, "it is already shared by another hub")
         return
     if grants.has(RECEIVE_SHARED_REPOS) and (claims_origin or here is not None or not may_write):
         new = Repo()
         new.CopyFrom(repo)
         if not may_write and _address_runs_program(new.uri):
-            report.refused.append(
-                f"repo {repo.id!r}: its address would run a program here, or show it this machine's environment"
+            report.refuse(
+                "repo", repo.id, "its address would run a program here, or show it this machine's environment"
             )
             return
         dropped = [] if may_write else strip_programs(new)
         if dropped:
-            report.refused.append(
-                f"repo {repo.id!r}: taken without {', '.join(dropped)}, which would run programs here"
-            )
-        _write_repo(config, here, new, sender, report)
+            without = f"taken without {', '.join(dropped)}, which would run programs here"
+            report.refuse("repo", repo.id, without)
+        _write_repo(config, here, new, sender, grants, report)
     elif may_write:
-        _write_repo(config, here, repo, sender if here is not None or claims_origin else "", report)
+        _write_repo(config, here, repo, sender if here is not None or claims_origin else "", grants, report)
     else:
-        report.refused.append(f"repo {repo.id!r}: RECEIVE_SHARED_REPOS is not granted to {sender!r}")
+        report.refuse("repo", repo.id, f"RECEIVE_SHARED_REPOS is not granted to {sender!r}")
 
 
-def _write_repo(config: Config, here: Repo | None, repo: Repo, origin: str, report: Report) -> None:
+def _write_repo(
+    config: Config, here: Repo | None, repo: Repo, origin: str, grants: Grants, report: Report
+) -> None:
     other = next((r for r in config.repos if r is not here and r.id == repo.id), None)
     if other is None:
         other = next((r for r in config.repos if r is not here and r.uri == repo.uri), None)
     if other is not None:
         what = "id" if other.id == repo.id else "address"
-        report.refused.append(f"repo {repo.id!r}: the repo {other.id!r} here has the same {what}")
+        seen = other.id == repo.id or grants.repo(other.id, *VIEW_RESOURCES)
+        report.refuse(
+            "repo",
+            repo.id,
+            f"the repo {other.id!r} here has the same {what}",
+            "" if seen else f"a repo here has the same {what}",
+        )
         return
     try:
         new = unmask_repo(repo, here)
     except UserError as error:
-        report.refused.append(f"repo {repo.id!r}: {error}")
+        report.refuse("repo", repo.id, str(error))
         return
     new.origin_instance_id = origin
     if here is None and len(config.repos) >= MOST_ITEMS:
-        report.refused.append(f"repo {repo.id!r}: there are {MOST_ITEMS} repos here already")
+        report.refuse("repo", repo.id, f"there are {MOST_ITEMS} repos here already")
     elif here is None:
         config.repos.append(new)
-        report.applied.append(f"repo {repo.id!r} added")
+        report.did("repo", repo.id, "added")
     elif here != new:
         if here.id != new.id:  # the plans here know it by the old id
             for plan in config.plans:
                 if plan.repo == here.id:
                     plan.repo = new.id
         here.CopyFrom(new)
-        report.applied.append(f"repo {repo.id!r} changed")
+        report.did("repo", repo.id, "changed")
 
 
 def _delete_plan(config: Config, grants: Grants, plan_id: str, report: Report) -> None:
     here = next((p for p in config.plans if p.id == plan_id), None)
+    # Asked first, also about what is not there: else the answer would tell a peer what it may not see.
+    if not grants.plan(plan_id, here.repo if here is not None else "", READ_WRITE_CONFIG):
+        report.refuse("plan", plan_id, "READ_WRITE_CONFIG is not granted to delete it")
+        return
     if here is None:
         return  # deleting what is not there may be repeated safely
-    if not grants.plan(plan_id, here.repo, READ_WRITE_CONFIG):
-        report.refused.append(f"plan {plan_id!r}: READ_WRITE_CONFIG is not granted to delete it")
-        return
     config.plans.remove(here)
-    report.applied.append(f"plan {plan_id!r} deleted")
+    report.did("plan", plan_id, "deleted")
 
 
 def _delete_repo(config: Config, grants: Grants, repo_id: str, report: Report) -> None:
     here = next((r for r in config.repos if r.id == repo_id), None)
+    if not grants.repo(repo_id, READ_WRITE_CONFIG):
+        report.refuse("repo", repo_id, "READ_WRITE_CONFIG is not granted to delete it")
+        return
     if here is None:
         return
-    if not grants.repo(repo_id, READ_WRITE_CONFIG):
-        report.refused.append(f"repo {repo_id!r}: READ_WRITE_CONFIG is not granted to delete it")
-        return
-    users = [plan.id for plan in config.plans if plan.repo == repo_id]
+    users = [plan for plan in config.plans if plan.repo == repo_id]
     if users:
-        report.refused.append(f"repo {repo_id!r}: still used by plan {', '.join(map(repr, users))}")
+        names = ", ".join(repr(plan.id) for plan in users)
+        seen = all(grants.plan(plan.id, plan.repo, *VIEW_RESOURCES) for plan in users)
+        report.refuse("repo", repo_id, f"still used by plan {names}", "" if seen else "still used by a plan")
         return
     config.repos.remove(here)
-    report.applied.append(f"repo {repo_id!r} deleted")
+    report.did("repo", repo_id, "deleted")
 
 
 def strip_programs(repo: Repo) -> list[str]:

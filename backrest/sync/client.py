@@ -31,6 +31,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync.link import Link, Stream
 from backrest.sync.outbound import Outbound
+from backrest.sync.pushing import FEATURES
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -214,6 +215,7 @@ class KnownHost:
             expected_keyid=self._entry.keyid,
             expected_instance_id=self._entry.instance_id,
             limits=self._limits,
+            features=FEATURES,
         )
 
         async def on_established() -> None:

@@ -28,6 +28,7 @@ from backrest.sync import pairing
 from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
+from backrest.sync.pushing import FEATURES
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -121,6 +122,7 @@ class Hub:
             codec="json" if stream.codec == "json" else "proto",
             encoding="gzip" if stream.encoding == "gzip" else "identity",
             limits=self._limits,
+            features=FEATURES,
         )
         link = Link(session, stream, stalled_after=STALLED_AFTER_S)
         client: Inbound | None = None

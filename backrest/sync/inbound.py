@@ -21,9 +21,11 @@ from backrest.errors import Code, Fault, PeerError, UserError
 from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
 from backrest.protocol import events, reconcile
 from backrest.store.mask import masked_remote_config
+from backrest.store.oplog import Meta
 from backrest.store.text import one_line
 from backrest.sync import apply, views
 from backrest.sync.link import Link, Signal
+from backrest.sync.pushing import Answers, Pushing, answers_pushes
 
 if TYPE_CHECKING:
     from backrest.sync.hub import Hub
@@ -40,10 +42,9 @@ MANIFEST_IDS = (
 )
 REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refused, again
 VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
-PUSHES = 10  # set_configs taken in PUSHES_S; then a peer waits: each is a write to disk, and a new view for all others
-PUSHES_S = 10.0
 REPORTED = 20  # sentences of one push that are logged, each of at most REPORTED_CHARS
 REPORTED_CHARS = 500
+REMOVED_GOODBYE_S = 0.5  # `client remove` disconnects within a second
 BATCH_OPERATIONS = 4096  # joined into one write and one fsync
 
 Operation = wire.operations.Operation
@@ -70,18 +71,23 @@ class Inbound:
         self._hub = hub
         self._entry = entry
         self._grants = Grants(entry.permissions)
+        # Asked of what is held only where something may be out of scope: that is rare, and the log is not.
+        self._permits = None if self._grants.every_operation() else self._may_change
         self._in_scope: dict[tuple[str, str], bool] = {}
         self._queue: deque[tuple[int, Manifest | _Changes]] = deque()
         self._queued_bytes = 0
         self._work = Signal()
         self._room = Signal()
         self._pacer: reconcile.Pacer | None = None
-        self._pushes = Pushes()
         self._config = hub.watch.current
+        self._pushing = Pushing(link, self.keyid, hub.peers)
+        self._answers = Answers(link, lambda: views.remote_config(hub.watch.current, self._grants))
 
     def start(self) -> None:
         """Say what every client hears first. Call once, as soon as the session accepted the client."""
         self._send_view(self._config)
+        self.link.spawn(self._answers.run)
+        self.link.spawn(self._pushing.judge)
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.HeartbeatReceived):
@@ -100,6 +106,10 @@ class Inbound:
             await self._operations(message.event)
         elif isinstance(message, ReceiveConfig | ReceiveResources):
             self._hub.peers.update(self.keyid, **await shown(message))
+            if isinstance(message, ReceiveConfig):
+                self._pushing.heard(message)
+            else:
+                self._pushing.listed(message)
         elif isinstance(message, apply.SetConfig):
             await self._set_config(message)
         else:
@@ -199,15 +209,29 @@ class Inbound:
             # manifest has decided, also for a log that was reset and counts from 1 again.
             live = self._pacer is None or not self._pacer.waiting
             applied = await trio.to_thread.run_sync(
-                partial(self._hub.oplog.apply, self.keyid, allowed, changes.deletes, keep_newer=live)
+                partial(
+                    self._hub.oplog.apply,
+                    self.keyid,
+                    allowed,
+                    changes.deletes,
+                    keep_newer=live,
+                    still=partial(self._hub.authorizes, self._entry),
+                    permits=self._permits,
+                )
             )
+        if applied.closed:
+            return
         modnos = {op.id: op.modno for op in allowed}
         for original_id, reason in applied.invalid[:REPORTED]:
             log.warning("%s: operation %d refused: %s", self._entry.instance_id, original_id, reason)
         if len(applied.invalid) > REPORTED:
             log.warning("%s: %d operations refused", self._entry.instance_id, len(applied.invalid))
         _remember(refused, {original_id: modnos.get(original_id, 0) for original_id, _ in applied.invalid})
-        if len(allowed) != len(changes.upserts) or applied.invalid:
+        _remember(
+            refused,
+            {original_id: modnos[original_id] for original_id in applied.kept if original_id in modnos},
+        )
+        if len(allowed) != len(changes.upserts) or applied.invalid or applied.kept:
             self._hub.peers.update(self.keyid, refused=len(refused))
         if self._pacer is not None and changes.upserts:
             await self._request(self._pacer.received([op.id for op in changes.upserts]))
@@ -220,6 +244,10 @@ class Inbound:
                 self._in_scope.clear()
             allowed = self._in_scope[key] = self._grants.operation(*key)
         return allowed
+
+    def _may_change(self, held: Meta) -> bool:
+        """What was stored under wider permissions stays as it was when they ended: not the client's to change."""
+        return self._grants.operation(held.repo_id, held.plan_id)
 
     async def _request(self, op_ids: list[int]) -> None:
         if op_ids:
@@ -243,7 +271,10 @@ class Inbound:
                 known = any(p.keyid == self.keyid for p in config.multihost.authorized_clients)
                 reason = "its permissions were changed" if known else "it was removed from this hub"
                 code = Code.INTERNAL if known else Code.PERMISSION_DENIED
-                self.link.end(code=code, message=f"the client's session ends: {reason}")
+                # Who was removed is gone within a second, also when it reads nothing of what we still say.
+                self.link.end(
+                    code=code, message=f"the client's session ends: {reason}", goodbye_s=REMOVED_GOODBYE_S
+                )
                 return
 
     async def _show_config(self) -> None:
@@ -260,17 +291,16 @@ class Inbound:
         view = views.remote_config(config, self._grants)
         self.link.send_now("receive_config", item.SyncActionReceiveConfig(config=view))
         self.link.send_now("receive_resources", views.resources(config, self._grants, views.VIEW_CONFIG))
-        shared = views.shared_repos(config, self._grants)
-        if shared:
-            self.link.send_now("set_config", item.SyncActionSetConfig(repos=shared))
+        self._pushing.share(views.shared_repos(config, self._grants))
 
     async def _set_config(self, message: apply.SetConfig) -> None:
-        if not self._grants.has(READ_WRITE_CONFIG):
+        if not self._grants.has(READ_WRITE_CONFIG) and not answers_pushes(self.link):
             raise PeerError(
                 Fault.ITEM, Code.INVALID_ARGUMENT, "set_config needs READ_WRITE_CONFIG on this hub"
             )
-        await self._pushes.turn()
-        await change_config(self._hub.set_config, self._entry, message)
+        await self._answers.turn()
+        report = await change_config(self._hub.set_config, self._entry, message)
+        self._answers.give(report.told)
 
 
 def _remember(refused: dict[int, int], more: Mapping[int, int]) -> None:
@@ -287,18 +317,6 @@ async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
     if isinstance(message, ReceiveConfig):
         return {"remote_config": await trio.to_thread.run_sync(masked_remote_config, message.config)}
     return {"known_repos": tuple(message.repos), "known_plans": tuple(message.plans)}
-
-
-class Pushes:
-    """The rate at which one session's set_configs are taken: whoever pushes faster waits, and loses nothing."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=PUSHES)
-
-    async def turn(self) -> None:
-        if len(self._times) == PUSHES:
-            await trio.sleep_until(self._times[0] + PUSHES_S)
-        self._times.append(trio.current_time())
 
 
 def _stands(config: wire.config.Config, entry: wire.config.Multihost.Peer) -> bool:
@@ -321,7 +339,8 @@ async def change_config(
     def change(config: wire.config.Config) -> bool:
         nonlocal report
         if not _stands(config, entry):  # removed, or its permissions changed, since the push came
-            report = apply.Report(refused=["nothing was applied: its permissions were changed meanwhile"])
+            report = apply.Report()
+            report.refuse_all("nothing was applied: its permissions were changed meanwhile")
             return False
         report = apply.apply_set_config(config, entry, message)
         return report.changed
@@ -329,7 +348,7 @@ async def change_config(
     try:
         await trio.to_thread.run_sync(write, change)
     except UserError as error:
-        report = apply.Report(refused=[f"nothing was applied: {error}"])
+        report.refuse_all(f"nothing was applied: {error}")
     for level, sentences in ((logging.INFO, report.applied), (logging.WARNING, report.refused)):
         for sentence in sentences[:REPORTED]:
             log.log(level, "configuration from %s: %s", entry.instance_id, one_line(sentence, REPORTED_CHARS))

@@ -26,8 +26,9 @@ from backrest.store.config import ConfigStore
 from backrest.store.oplog import Change, Meta, OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync import apply, views
-from backrest.sync.inbound import Pushes, change_config, shown
+from backrest.sync.inbound import change_config, shown
 from backrest.sync.link import Link, Signal
+from backrest.sync.pushing import Answers, Refusals
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -73,7 +74,8 @@ class Outbound:
         self._requested_ids = 0
         self._again = False
         self._resources_due = False
-        self._pushes = Pushes()
+        self._answers = Answers(link, lambda: views.remote_config(watch.current, self._grants))
+        self._refusals = Refusals(entry.instance_id)
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.PeerIdentified):
@@ -81,6 +83,7 @@ class Outbound:
             self._send_config(config)
             self._link.spawn(partial(self._follow_config, config))
             self._link.spawn(self._share_history)
+            self._link.spawn(self._answers.run)
         elif isinstance(event, events.Established):
             await self._on_established()
         elif isinstance(event, events.HeartbeatReceived):
@@ -106,9 +109,10 @@ class Outbound:
         elif isinstance(message, Item.SyncActionReceiveConfig | Item.SyncActionReceiveResources):
             self._peers.update(self._entry.keyid, **await shown(message))
         elif isinstance(message, apply.SetConfig):
-            await self._pushes.turn()
+            await self._answers.turn()
             report = await change_config(self._config.transform, self._entry, message)
-            self._peers.update(self._entry.keyid, warnings=tuple(report.refused))
+            self._peers.update(self._entry.keyid, warnings=self._refusals.after(message, report))
+            self._answers.give(report.told)
         else:
             raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a client does not take {kind}")
 
