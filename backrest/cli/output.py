@@ -146,6 +146,27 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name + ':':{width + 1}}  {value}")
 
 
+def print_changes(subject: str, changed: Sequence[dict[str, Any]]) -> None:
+    """What a "set" command changed, field by field, on stdout. A secret's two masks look the same: it says so."""
+    if not changed:
+        say(f"{subject} was like that already.")
+        return
+    say(f"{subject} is changed:")
+    for one in changed:
+        before, after = _short(one["before"]), _short(one["after"])
+        say(f"  {one['field']}: {'a new secret' if before == after else f'{before} -> {after}'}")
+
+
+def _short(value: Any) -> str:
+    if value in (None, "", [], False):
+        return "none" if value is not False else "no"
+    if value is True:
+        return "yes"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return " ".join(value)
+    return value if isinstance(value, str) else json_text(value, indent=False)
+
+
 def silence_stdout() -> None:
     """After a broken pipe: what is still buffered must not raise again when the interpreter ends."""
     try:

@@ -89,13 +89,8 @@ def add(
         "yearly": keep_yearly,
         "last": keep_last,
     }
-    try:
-        retention = formats.retention(counts, keep_all=keep_all)
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from None
-    absolute = [
-        os.path.abspath(os.path.expanduser(path)) for path in paths
-    ]  # the daemon runs in another directory
+    retention = _retention(counts, keep_all)
+    absolute = _absolute(paths)
     entry: dict[str, Any] = {
         "id": id,
         "repo": repo_id,
@@ -108,16 +103,149 @@ def add(
         "skipIfUnchanged": skip_if_unchanged,
     }
     result = shared().call("AddPlan", plan={name: value for name, value in entry.items() if value})
-    for path in absolute:
-        if not os.path.lexists(path):
-            output.note(f"Note: {path} does not exist (yet).")
+    _note_missing(absolute)
     if as_json:
         return output.print_json(result)
     output.say(f"Plan {id!r} is entered; `backrest backup {id}` runs it.")
+    _note_schedule(schedule)
+    return None
+
+
+def _retention(counts: dict[str, int | None], keep_all: bool) -> dict[str, Any] | None:
+    try:
+        return formats.retention(counts, keep_all=keep_all)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+
+
+def _absolute(paths: tuple[str, ...]) -> list[str]:
+    """As they are from anywhere: the daemon runs in another directory."""
+    return [os.path.abspath(os.path.expanduser(path)) for path in paths]
+
+
+def _note_missing(paths: list[str]) -> None:
+    for path in paths:
+        if not os.path.lexists(path):
+            output.note(f"Note: {path} does not exist (yet).")
+
+
+def _note_schedule(schedule: dict[str, Any]) -> None:
     if "disabled" not in schedule:
         output.note(
             "This version does not run schedules: let cron or a systemd timer call `backrest backup`."
         )
+
+
+@plan.command("set")
+@click.argument("id")
+@click.option("--repo", "repo_id", metavar="R", help="The repository to back up to from now on.")
+@click.option(
+    "--path", "paths", multiple=True, metavar="P", help="What to back up, in place of all there are."
+)
+@click.option(
+    "--exclude",
+    "excludes",
+    multiple=True,
+    metavar="PATTERN",
+    help="What to leave out, in place of all there are.",
+)
+@click.option("--clear-excludes", is_flag=True, help="Leave nothing out by --exclude.")
+@click.option(
+    "--iexclude",
+    "iexcludes",
+    multiple=True,
+    metavar="PATTERN",
+    help="The same, whatever the case of letters.",
+)
+@click.option("--clear-iexcludes", is_flag=True, help="Leave nothing out by --iexclude.")
+@click.option(
+    "--schedule",
+    metavar="WHEN",
+    callback=parsed(formats.parse_schedule),
+    help="As for `plan add`.",
+)
+@click.option("--keep-last", type=int, metavar="N", help="Keep the last N snapshots.")
+@_keep("hourly")
+@_keep("daily")
+@_keep("weekly")
+@_keep("monthly")
+@_keep("yearly")
+@click.option("--keep-all", is_flag=True, help="Forget nothing.")
+@click.option(
+    "--backup-flag",
+    "backup_flags",
+    multiple=True,
+    metavar="FLAG",
+    help="For restic backup, in place of all there are.",
+)
+@click.option("--clear-backup-flags", is_flag=True, help="Remove all flags for restic backup.")
+@click.option(
+    "--skip-if-unchanged/--no-skip-if-unchanged",
+    default=None,
+    help="Make no snapshot when nothing has changed.",
+)
+@json_option
+def set_plan(
+    id: str,
+    repo_id: str | None,
+    paths: tuple[str, ...],
+    excludes: tuple[str, ...],
+    clear_excludes: bool,
+    iexcludes: tuple[str, ...],
+    clear_iexcludes: bool,
+    schedule: dict[str, Any] | None,
+    keep_last: int | None,
+    keep_hourly: int | None,
+    keep_daily: int | None,
+    keep_weekly: int | None,
+    keep_monthly: int | None,
+    keep_yearly: int | None,
+    keep_all: bool,
+    backup_flags: tuple[str, ...],
+    clear_backup_flags: bool,
+    skip_if_unchanged: bool | None,
+    as_json: bool,
+) -> None:
+    """Change a plan; what is not named stays as it is. The --keep options replace the whole retention."""
+    counts = {
+        "hourly": keep_hourly,
+        "daily": keep_daily,
+        "weekly": keep_weekly,
+        "monthly": keep_monthly,
+        "yearly": keep_yearly,
+        "last": keep_last,
+    }
+    changes: dict[str, Any] = {}
+    clear = []
+    for name, values, cleared in (
+        ("excludes", excludes, clear_excludes),
+        ("iexcludes", iexcludes, clear_iexcludes),
+        ("backup_flags", backup_flags, clear_backup_flags),
+    ):
+        if values and cleared:
+            raise click.UsageError(f"--clear-{name.replace('_', '-')} excludes giving new ones.")
+        if values:
+            changes[name] = list(values)
+        elif cleared:
+            clear.append(name)
+    absolute = _absolute(paths)
+    given = {
+        "repo": repo_id,
+        "paths": absolute or None,
+        "schedule": schedule,
+        "retention": _retention(counts, keep_all),
+        "skipIfUnchanged": skip_if_unchanged,
+    }
+    changes |= {name: value for name, value in given.items() if value is not None}
+    if not changes and not clear:
+        raise click.UsageError("nothing to change: see `backrest plan set --help`.")
+    result = shared().call("SetPlan", plan_id=id, changes=changes, clear=clear)
+    _note_missing(absolute)
+    if as_json:
+        return output.print_json(result)
+    output.print_changes(f"Plan {id!r}", result["changed"])
+    if schedule is not None:
+        _note_schedule(schedule)
     return None
 
 
@@ -128,14 +256,20 @@ def list_plans(as_json: bool) -> None:
     result = shared().call("ListPlans")
     if as_json:
         return output.print_json(result)
-    if not result["plans"]:
+    parked = result.get("parked", ())
+    if not result["plans"] and not parked:
         return output.note("There are no plans; `backrest plan add ID --repo R --path P` enters one.")
-    rows = [
-        (one["id"], one["repo"], schedule_words(one), retention_words(one), " ".join(one.get("paths", ())))
-        for one in result["plans"]
-    ]
-    output.print_table(("PLAN", "REPO", "SCHEDULE", "KEEPS", "PATHS"), rows)
+    headers: tuple[str, ...] = ("PLAN", "REPO", "SCHEDULE", "KEEPS", "PATHS")
+    rows = [_row(one) for one in result["plans"]]
+    if parked:
+        headers = (*headers, "STATE")
+        rows = [(*row, "") for row in rows] + [(*_row(one["plan"]), one["state"]) for one in parked]
+    output.print_table(headers, rows)
     return None
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    return one["id"], one["repo"], schedule_words(one), retention_words(one), " ".join(one.get("paths", ()))
 
 
 def schedule_words(one: dict[str, Any]) -> str:
@@ -172,6 +306,7 @@ def show(id: str, as_json: bool) -> None:
         [
             ("Id", one["id"]),
             ("Repository", one["repo"]),
+            ("State", result.get("parked", {}).get("state")),
             *(("Path", path) for path in one.get("paths", ())),
             *(("Exclude", pattern) for pattern in one.get("excludes", ())),
             *(("Exclude (any case)", pattern) for pattern in one.get("iexcludes", ())),
@@ -193,4 +328,5 @@ def remove(id: str, as_json: bool) -> None:
     result = shared().call("RemovePlan", plan_id=id)
     if as_json:
         return output.print_json(result)
-    return output.say(f"Plan {id!r} is removed; its snapshots and its history stay.")
+    which = "parked plan" if result["parked"] else "plan"
+    return output.say(f"The {which} {id!r} is removed; its snapshots and its history stay.")

@@ -94,12 +94,10 @@ def add(
     Without one of the --password options you are asked for the password. It is kept in the configuration
     file, which only you can read. Keep a copy elsewhere: without it the backups cannot be read.
     """
-    if ":" not in uri:
-        uri = os.path.abspath(os.path.expanduser(uri))  # the daemon runs in another directory
     given = {"password": _password(id, password_file, password_env, generate_password, env, flags)}
     entry: dict[str, Any] = {
         "id": id,
-        "uri": uri,
+        "uri": _absolute(uri),
         "env": list(env),
         "flags": list(flags),
         "autoUnlock": auto_unlock,
@@ -126,6 +124,11 @@ def add(
     if generate_password:
         output.say(f"Its password is in {shared().paths().config_file}: keep a copy elsewhere.")
     return None
+
+
+def _absolute(uri: str) -> str:
+    """A path as it is from anywhere: the daemon runs in another directory."""
+    return uri if ":" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 def _password(
@@ -171,6 +174,164 @@ def _first_line(file: str) -> str:
     return text
 
 
+@repo.command("set")
+@click.argument("id")
+@click.option("--uri", metavar="URI", help="Its new address; it must be the same repository.")
+@click.option(
+    "--password-file",
+    type=click.Path(exists=True, allow_dash=True),
+    help='Read the new password from it; "-" is stdin.',
+)
+@click.option("--password-env", metavar="NAME", help="Read the new password from this environment variable.")
+@click.option("--clear-password", is_flag=True, help="Keep none: restic gets it in another way.")
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_variable,
+    help="Set one variable of restic's environment; may be repeated.",
+)
+@click.option("--unset-env", multiple=True, metavar="KEY", help="Remove one variable; may be repeated.")
+@click.option("--clear-env", is_flag=True, help="Remove all variables; those of --env are set after it.")
+@click.option(
+    "--flag",
+    "flags",
+    multiple=True,
+    metavar="FLAG",
+    help="For each restic command, in place of all there are.",
+)
+@click.option("--clear-flags", is_flag=True, help="Remove all flags.")
+@click.option(
+    "--auto-unlock/--no-auto-unlock", default=None, help="Remove stale locks before each operation."
+)
+@click.option(
+    "--no-check", is_flag=True, help="Do not ask restic whether that opens the same repository as before."
+)
+@json_option
+def set_repo(
+    id: str,
+    uri: str | None,
+    password_file: str | None,
+    password_env: str | None,
+    clear_password: bool,
+    env: tuple[str, ...],
+    unset_env: tuple[str, ...],
+    clear_env: bool,
+    flags: tuple[str, ...],
+    clear_flags: bool,
+    auto_unlock: bool | None,
+    no_check: bool,
+    as_json: bool,
+) -> None:
+    """Change a repository's entry; what is not named stays as it is.
+
+    Not for one that a hub shares: that is changed on the hub.
+    """
+    if sum((password_file is not None, password_env is not None, clear_password)) > 1:
+        raise click.UsageError("give one of --password-file, --password-env and --clear-password.")
+    if flags and clear_flags:
+        raise click.UsageError("--flag and --clear-flags exclude each other.")
+    changes: dict[str, Any] = {}
+    if uri is not None:
+        changes["uri"] = _absolute(uri)
+    if password_file is not None or password_env is not None:
+        changes["password"] = _password(id, password_file, password_env, False, (), ())
+    elif clear_password:
+        changes["password"] = ""
+    if flags or clear_flags:
+        changes["flags"] = list(flags)
+    if auto_unlock is not None:
+        changes["autoUnlock"] = auto_unlock
+    if not (changes or env or unset_env or clear_env):
+        raise click.UsageError("nothing to change: see `backrest repo set --help`.")
+    result = shared().stream(
+        "SetRepo",
+        lambda event: output.note(f"  {event['message']}"),
+        repo_id=id,
+        changes=changes,
+        env=list(env),
+        unset_env=list(unset_env),
+        clear_env=clear_env,
+        check=not no_check,
+    )
+    if as_json:
+        return output.print_json(result)
+    return output.print_changes(f"Repository {id!r}", result["changed"])
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        client, equals, uri = entry.partition("=")
+        if not (client and equals and uri):
+            raise click.BadParameter("each is CLIENT=URI.", ctx=ctx, param=param)
+    return value
+
+
+@repo.command()
+@click.argument("id")
+@click.option(
+    "--uri-for",
+    "uris",
+    multiple=True,
+    metavar="CLIENT=URI",
+    callback=_address,
+    help="Where this client reaches it, if under another address; may be repeated.",
+)
+@click.option(
+    "--no-uri-for",
+    "no_uris",
+    multiple=True,
+    metavar="CLIENT",
+    help="This client reaches it under the hub's own address after all; may be repeated.",
+)
+@click.option("--no-wait", is_flag=True, help="Do not wait for what the connected clients say.")
+@json_option
+def share(id: str, uris: tuple[str, ...], no_uris: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
+    """Hand a repository, with its password, to the clients that may receive it (on the hub).
+
+    They back up into it; forget, prune and check stay the hub's. A client gets it when both ends grant
+    receive-shared-repos: `client permissions` here, `host grant` there.
+    """
+    result = shared().stream(
+        "ShareRepo",
+        lambda event: output.note(f"  {event['message']}"),
+        repo_id=id,
+        uris=list(uris),
+        no_uris=list(no_uris),
+        wait=not no_wait,
+    )
+    for warning in result["warnings"]:
+        output.note(f"Warning: {warning}.")
+    if as_json:
+        return output.print_json(result)
+    output.say(f"Repository {id!r} is shared.")
+    for one in result["clients"]:
+        where = f" (at {one['uri']})" if one["uri"] else ""
+        output.say(f"  {one['instanceId']}{where}: {one['message']}")
+    return None
+
+
+@repo.command()
+@click.argument("id")
+@json_option
+def unshare(id: str, as_json: bool) -> None:
+    """Share a repository no longer (on the hub).
+
+    Clients that grant this hub read-write-config drop it unless a plan there uses it. The others show that it
+    is no longer offered, and their plans go on until they are removed there; to keep a client out of the
+    repository, change the repository's password.
+    """
+    result = shared().call("UnshareRepo", repo_id=id)
+    if as_json:
+        return output.print_json(result)
+    if not result["changed"]:
+        return output.say(f"Repository {id!r} was not shared.")
+    output.say(f"Repository {id!r} is shared no longer.")
+    if result["heldBy"]:
+        output.note(f"These clients have it: {', '.join(result['heldBy'])}. Their backups to it go on.")
+    return None
+
+
 @repo.command("list")
 @json_option
 def list_repos(as_json: bool) -> None:
@@ -186,11 +347,18 @@ def list_repos(as_json: bool) -> None:
             one["uri"],
             one.get("originInstanceId") or "this machine",
             one.get("guid", "")[:8] or "not made yet",
+            _sharing(one, withdrawn=one["id"] in result.get("withdrawn", ())),
         )
         for one in result["repos"]
     ]
-    output.print_table(("REPO", "URI", "FROM", "GUID"), rows)
+    output.print_table(("REPO", "URI", "FROM", "GUID", "SHARED"), rows)
     return None
+
+
+def _sharing(one: dict[str, Any], *, withdrawn: bool) -> str:
+    if withdrawn:
+        return f"no longer offered by {one['originInstanceId']}"
+    return "yes" if one.get("shared") and not one.get("originInstanceId") else ""
 
 
 @repo.command()
@@ -213,7 +381,8 @@ def show(id: str, as_json: bool) -> None:
             ("Flags", " ".join(one.get("flags", ()))),
             ("Auto unlock", "yes" if one.get("autoUnlock") else ""),
             ("Made", "when the daemon starts" if one.get("autoInitialize") else ""),
-            ("Shared", "yes" if one.get("shared") else ""),
+            ("Shared", _sharing(one, withdrawn=result["withdrawn"])),
+            *((f"For {client}", uri) for client, uri in result["uris"].items()),
             ("Plans", ", ".join(result["plans"])),
         ]
     )
@@ -228,4 +397,10 @@ def remove(id: str, as_json: bool) -> None:
     result = shared().call("RemoveRepo", repo_id=id)
     if as_json:
         return output.print_json(result)
-    return output.say(f"Repository {id!r} is forgotten here; what is stored in it stays.")
+    output.say(f"Repository {id!r} is forgotten here; what is stored in it stays.")
+    if result["offeredBy"]:
+        output.note(
+            f"The hub {result['offeredBy']!r} shares it, and will hand it out again at the next connection: "
+            f"`backrest repo unshare {id}` there, or `backrest host grant` here, ends that."
+        )
+    return None
