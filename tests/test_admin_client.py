@@ -18,7 +18,7 @@ from admin_world import World, operation
 
 from backrest.admin import client, faults, locking
 from backrest.admin.registry import METHODS, arguments, find
-from backrest.admin.server import MAX_REQUEST
+from backrest.admin.streaming import MAX_REQUEST
 from backrest.errors import (
     BackrestError,
     ConflictError,

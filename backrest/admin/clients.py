@@ -54,14 +54,8 @@ def remove(context: Context, ident: str, purge: bool = False) -> dict[str, Any]:
     else:
         result = remove_peer(context, ident, "client")
     keyid = result["keyId"]
-    # The entry is gone, so no store of it can begin (OpLog.apply asks); this waits for the one under way.
-    context.oplog.settled()
     result["purged"] = _purge(context, keyid) if purge else 0
     result["operations"] = context.oplog.count(keyid)
-    if result["operations"]:
-        context.peers.archive(keyid, result["instanceId"])
-    elif not purge:
-        context.peers.remove(keyid)
     result["archived"] = bool(result["operations"])
     return result
 

@@ -74,10 +74,13 @@ def as_connect() -> Iterator[None]:
         raise ConnectError(code, text) from error
     except BaseExceptionGroup as group:
         # A nursery wraps even the only failure. Of several, the first that has a sentence for the user.
-        errors: BaseException | None = group.subgroup(BackrestError)
+        errors: BaseException | None = group.subgroup((BackrestError, ConnectError))
         while isinstance(errors, BaseExceptionGroup):
             errors = errors.exceptions[0]
-        if not isinstance(errors, BackrestError) or group.split(BackrestError)[1] is not None:
+        if errors is None or group.split((BackrestError, ConnectError))[1] is not None:
             raise
+        if isinstance(errors, ConnectError):
+            raise errors from group
+        assert isinstance(errors, BackrestError)
         code, text = to_code(errors)
         raise ConnectError(code, text) from group

@@ -29,20 +29,31 @@ def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
         done[:] = [removal]
 
     context.shares.prune(context.config.transform(change))
-    removal = done[0]
-    if role == "host":  # the daemon's own session does so too, when it ends; without a daemon nobody would
-        context.peers.remove(removal.peer.keyid)
+    return removed(context, role, done[0])
+
+
+def removed(context: Context, role: str, removal: Removal) -> dict[str, Any]:
+    """What remains to be done about a peer that is out of the configuration, whichever way it went: nothing more of a
+    client is stored, no state of it is left (W-45) but the name of a history that is kept, and it is recorded."""
+    peer = removal.peer
+    if role == "client":
+        # The entry is gone, so no store of it can begin (OpLog.apply asks); this waits for the one under way.
+        context.oplog.settled()
+    if role == "client" and context.oplog.count(peer.keyid):
+        context.peers.archive(peer.keyid, peer.instance_id)
+    else:  # the daemon's own session does so too, when it ends; without a daemon nobody would
+        context.peers.remove(peer.keyid)
     result = {
-        "instanceId": removal.peer.instance_id,
-        "keyId": removal.peer.keyid,
+        "instanceId": peer.instance_id,
+        "keyId": peer.keyid,
         "removedRepos": [repo.id for repo in removal.repos],
         "parkedPlans": [plan.id for plan in removal.plans],
     }
     context.audit.append(
         f"{role}-removed",
-        instance=removal.peer.instance_id,
-        keyid=removal.peer.keyid,
-        permissions=formatted(removal.peer.permissions),
+        instance=peer.instance_id,
+        keyid=peer.keyid,
+        permissions=formatted(peer.permissions),
         repos=result["removedRepos"],
         parked_plans=result["parkedPlans"],
     )

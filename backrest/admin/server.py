@@ -16,16 +16,12 @@ from typing import Any
 import orjson
 import trio
 
-from backrest.admin import faults, reference
+from backrest.admin import faults, reference, streaming
 from backrest.admin.client import SERVICE
 from backrest.admin.context import Context
 from backrest.admin.registry import METHODS, Method, arguments
-from backrest.errors import Code, PeerError, UserError
+from backrest.errors import Code, UserError
 from backrest.net.connect import ConnectApp, ConnectError, ConnectStream, Stream, Unary, UnaryRequest
-from backrest.protocol import framing
-
-# As for unary requests: the largest is a batch of operations to import.
-MAX_REQUEST = 64 * 1024 * 1024
 
 
 def admin_app(context: Context) -> ConnectApp:
@@ -58,46 +54,16 @@ async def _answer(context: Context, method: Method, request: UnaryRequest) -> by
 
 async def _report(context: Context, method: Method, stream: ConnectStream) -> None:
     function = method.load()
-    with faults.as_connect():
-        given = arguments(function, _parse(stream.codec, await _message(stream)))
-        sending = trio.Lock()
+
+    async def handle(request: bytes, send: streaming.Send) -> None:
+        given = arguments(function, _parse(stream.codec, request))
 
         async def emit(event: dict[str, Any]) -> None:
-            async with sending:
-                try:
-                    await stream.send(framing.encode(0, orjson.dumps(event)))
-                except OSError:  # ``gone`` is set: the use case is about to be cancelled
-                    await trio.sleep_forever()
+            await send(orjson.dumps(event))
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_leave_with, stream, nursery.cancel_scope)
-            result = await function(context, emit, **given)
-            await emit({"result": result})
-            nursery.cancel_scope.cancel()
-    if not stream.gone.is_set():
-        await stream.send(framing.end_of_stream(None))
+        await emit({"result": await function(context, emit, **given)})
 
-
-async def _leave_with(stream: ConnectStream, scope: trio.CancelScope) -> None:
-    """A use case that waits for something would never notice that nobody listens any more."""
-    await stream.gone.wait()
-    scope.cancel()
-
-
-async def _message(stream: ConnectStream) -> bytes:
-    """The one message of the request."""
-    decoder = framing.Decoder(MAX_REQUEST, encoding="gzip" if stream.encoding == "gzip" else "identity")
-    while True:
-        try:
-            envelope = decoder.next()
-        except PeerError as error:
-            raise UserError(str(error)) from None
-        if envelope is not None:
-            return envelope.payload
-        data = await stream.receive()
-        if not data:
-            raise UserError("the request ended before its message was complete")
-        decoder.feed(data)
+    await streaming.answer(stream, handle)
 
 
 def _parse(codec: str, body: bytes) -> Mapping[str, Any]:
