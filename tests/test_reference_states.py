@@ -1,0 +1,97 @@
+"""The states of the peers through the admin API: all of them, then what changes, and nobody is held up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from admin_world import World, add_client, add_host
+from reference_api import STATES, Codec, following
+from sync_world import inline_threads as inline_threads
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from backrest import wire
+from backrest.admin.context import Context
+from backrest.admin.reference import states
+from backrest.store.config import ConfigStore
+from backrest.store.mask import MASK
+from backrest.store.peers import PeerStore
+
+Sync = wire.sync
+PATH = f"{STATES}GetPeerSyncStatesStream"
+LAPTOP = "ed25519." + "B" * 43
+DESK = "ed25519." + "C" * 43
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.call("Init", instance_id="here")
+    add_client(made, "laptop", LAPTOP)
+    add_client(made, "desk", DESK)
+    add_host(made)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["json", "proto"])
+def test_without_subscribing_all_come_and_a_clean_end(world: World, kind: Codec) -> None:
+    with world.daemon() as daemon:
+        hub = daemon.config.current.multihost.known_hosts[0].keyid
+        secret = wire.config.Repo(id="r", password="hunter2")
+        for keyid, name in ((LAPTOP, "laptop"), (hub, "hub"), ("ed25519." + "D" * 43, "gone")):
+            view = Sync.RemoteConfig(repos=[secret])
+            daemon.peers.update(keyid, instance_id=name, state=2, remote_config=view, last_heartbeat_ms=5)
+        with following(world, PATH, Sync.SyncStateStreamRequest(), Sync.PeerState, kind) as found:
+            got = list(found)
+    assert [state.peer_instance_id for state in got] == ["hub", "laptop"], (
+        "hosts first; only those with a state"
+    )
+    assert got[0].state == Sync.CONNECTION_STATE_CONNECTED
+    assert got[0].last_heartbeat_millis == 5
+    assert got[0].remote_config.repos[0].password == MASK
+
+
+def test_changes_of_any_peer_follow_and_a_removal(world: World) -> None:
+    with world.daemon() as daemon:
+        daemon.peers.update(LAPTOP, instance_id="laptop", role="client", state=2)
+        request = Sync.SyncStateStreamRequest(subscribe=True)
+        with following(world, PATH, request, Sync.PeerState) as found:
+            assert next(found).peer_keyid == LAPTOP
+            daemon.peers.update(DESK, instance_id="desk", role="client", state=2)
+            assert next(found).peer_keyid == DESK
+            daemon.peers.update(LAPTOP, state=3, message="gone")
+            changed = next(found)
+            assert (changed.peer_keyid, changed.state, changed.status_message) == (LAPTOP, 3, "gone")
+            world.call("RemoveClient", ident="laptop")
+            removed = next(found)
+            assert (removed.peer_keyid, removed.peer_instance_id, removed.state) == (LAPTOP, "laptop", 0)
+            assert "was removed" in removed.status_message
+
+
+async def test_a_slow_reader_gets_the_newest_state_of_each_peer_and_holds_up_nobody(
+    autojump_clock: MockClock, inline_threads: None, world: World
+) -> None:
+    context = Context(
+        world.paths, config=ConfigStore.open(world.paths.config_file), peers=PeerStore.open(world.paths.peers)
+    )
+    context.peers.update(LAPTOP, instance_id="laptop", state=2)
+    got: list[tuple[str, str]] = []
+    may_go_on = trio.Event()
+
+    async def send(state: Sync.PeerState) -> None:
+        got.append((state.peer_instance_id, state.status_message))
+        await may_go_on.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            states.get_peer_sync_states, context, Sync.SyncStateStreamRequest(subscribe=True), send
+        )
+        await wait_all_tasks_blocked()
+        for number in range(1000):
+            context.peers.update(LAPTOP, message=f"{number}")
+            context.peers.update(DESK, instance_id="desk", message=f"{number}")
+        may_go_on.set()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert got == [("laptop", ""), ("laptop", "999"), ("desk", "999")]
