@@ -9,63 +9,84 @@ every case and says what is wrong.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from operator import itemgetter, lt
+from typing import Any
 
 from backrest.store.opformat import KINDS, STATUSES, Json
-from backrest.store.opindex import Index, Origin
+from backrest.store.opindex import Index, Origin, Row, as_meta
 
 #: lines worked on at a time: few enough that their parsed form stays in the processor's cache
 BATCH = 128
 
 
-def take_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengths: Sequence[int]) -> None:
+_Columns = tuple[Sequence[Any], ...]  # of opindex.Row, in its order
+
+
+def take_rows(index: Index, rows: Sequence[Row], offsets: Sequence[int], lengths: Sequence[int]) -> None:
     """Put operations of whatever kind, new or not. ValueError for the first that does not fit."""
-    for start in range(0, len(docs), BATCH):
+    for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
-        if not append_all(index, docs[part], offsets[part], lengths[part]):
-            for doc, offset, length in zip(docs[part], offsets[part], lengths[part], strict=True):
-                index.put(doc, offset, length)
+        columns = tuple(zip(*rows[part], strict=True))
+        if not _append(index, columns, offsets[part], lengths[part]):
+            for row, offset, length in zip(rows[part], offsets[part], lengths[part], strict=True):
+                index.put_row(row, offset, length)
+
+
+def append_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengths: Sequence[int]) -> bool:
+    """Take all the operations of these lines, or none and return False."""
+    columns = _columns(docs)
+    return columns is not None and _append(index, columns, offsets, lengths)
 
 
 _needed = itemgetter("id", "modno", "flowId", "unixTimeStartMs", "repoId", "repoGuid", "planId", "instanceId")
 
 
-def append_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengths: Sequence[int]) -> bool:
-    """Take all the operations, or none and return False."""
+def _columns(docs: Sequence[Json]) -> _Columns | None:
     try:
         needed = zip(*map(_needed, docs), strict=True)
         ids, modnos, flows, starts = _numbers(next(needed)), *map(_numbers, islice(needed, 3))
         keyids = [doc.get("originalInstanceKeyid", "") for doc in docs]
-        groups = _groups(index, docs, zip(keyids, *needed, strict=True))
+        keys = list(zip(keyids, *needed, strict=True))
         originals = _numbers([doc.get("originalId", "0") for doc in docs])
         snapshots = [doc.get("snapshotId", "") for doc in docs]
         "".join(snapshots)  # raises for what is not a string
         statuses = [STATUSES[doc.get("status", "STATUS_UNKNOWN")] for doc in docs]
         kinds = [KINDS[next(reversed(doc))] for doc in docs]
-        original_flows = _numbers([doc.get("originalFlowId", "0") for doc in docs]) if any(keyids) else []
-        if max(original_flows, default=0) >> 63:  # in no column; a column refuses it by itself
-            return False
+        flows_there = _numbers([doc.get("originalFlowId", "0") for doc in docs]) if any(keyids) else originals
     except (KeyError, ValueError, TypeError):
-        return False
+        return None
+    return (
+        ids, modnos, flows, starts, originals, flows_there, list(map(hash, snapshots)), statuses, kinds, keys,
+    )  # fmt: skip
+
+
+def _append(index: Index, columns: _Columns, offsets: Sequence[int], lengths: Sequence[int]) -> bool:
+    """Take all the operations, or none and return False."""
+    ids, modnos, flows, starts, originals, original_flows, snapshots, statuses, kinds, metas = columns
     if (index.ids and ids[0] <= index.ids[-1]) or not _rise(ids):
         return False
-    if 0 in modnos or 0 in flows or 0 in starts or ids[0] == 0:
+    if 0 in modnos or 0 in flows or 0 in starts or ids[0] <= 0:
+        return False
+    if max(original_flows) >> 63:  # in no column; a column refuses it by itself
+        return False
+    try:
+        groups = _groups(index, metas)
+    except (ValueError, TypeError):
         return False
     origin_of = index.group_origins
     origins = [origin_of[group] for group in groups]
-    only = origins[0] if len(set(keyids)) == 1 else None
+    only = origins[0] if len(set(origins)) == 1 else None
     if not (_fit_one(only, originals) if only else _fit(index.origins[""], origins, originals)):
         return False
     row = len(index.ids)
     try:
-        columns = (
-            ids, offsets, lengths, modnos, flows, starts, originals, list(map(hash, snapshots)), groups,
-            statuses, kinds,
+        values = (
+            ids, offsets, lengths, modnos, flows, starts, originals, snapshots, groups, statuses, kinds,
         )  # fmt: skip
-        for column, values in zip(index.columns(), columns, strict=True):
-            column.extend(array(column.typecode, values))  # an array from a list, then a copy: twice as fast
+        for column, more in zip(index.columns(), values, strict=True):
+            column.extend(array(column.typecode, more))  # an array from a list, then a copy: twice as fast
     except OverflowError:
         for column in index.columns():
             del column[row:]
@@ -105,22 +126,23 @@ def _rise(numbers: Sequence[int]) -> bool:
     return all(map(lt, numbers, islice(numbers, 1, None)))
 
 
-def _groups(index: Index, docs: Sequence[Json], keys: Iterable[tuple[str, ...]]) -> list[int]:
-    known = index.group_of
+def _groups(index: Index, keys: Sequence[tuple[Any, ...]]) -> list[int]:
+    """The numbers of their groups. ValueError when one is not what a group can be."""
+    known = index.group_of  # finds a Meta by any tuple that is equal
     try:
-        return [known[key] for key in keys]
+        return [known[key] for key in keys]  # type: ignore[index]
     except KeyError:
-        return [index.group(doc) for doc in docs]
+        return [index.group(as_meta(key)) for key in keys]
 
 
-def _fit_one(origin: Origin, originals: list[int]) -> bool:
+def _fit_one(origin: Origin, originals: Sequence[int]) -> bool:
     """As _fit, for operations of one origin: ours, or a peer's that come in the order of its ids."""
     if origin.is_local:
         return not any(originals)
     return originals[0] > origin.rows.last and _rise(originals)
 
 
-def _fit(local: Origin, origins: list[Origin], originals: list[int]) -> bool:
+def _fit(local: Origin, origins: Sequence[Origin], originals: Sequence[int]) -> bool:
     """Ours have no original id; a peer's have one, and none that is held already."""
     seen = set()
     for origin, original in zip(origins, originals, strict=True):
@@ -133,7 +155,7 @@ def _fit(local: Origin, origins: list[Origin], originals: list[int]) -> bool:
     return len(seen) + originals.count(0) == len(originals)
 
 
-def _join_flows(origin: Origin, theirs: list[int], ours: list[int]) -> None:
+def _join_flows(origin: Origin, theirs: Sequence[int], ours: Sequence[int]) -> None:
     known = origin.flows
     before = 0
     for their, our in zip(theirs, ours, strict=True):

@@ -31,6 +31,21 @@ class Meta(NamedTuple):
     instance_id: str
 
 
+class Row(NamedTuple):
+    """What is kept of an operation, apart from where its line is."""
+
+    id: int
+    modno: int
+    flow: int
+    start: int  # unix_time_start_ms
+    original: int  # 0 for our own
+    original_flow: int
+    snapshot: int  # hash of the snapshot id
+    status: int
+    kind: int
+    meta: Meta
+
+
 class Origin:
     """What is held of one peer: its ids and flows as the peer numbers them, and ours for them."""
 
@@ -61,7 +76,7 @@ class Index:
         self.statuses = array("i")
         self.kinds = array("H")  # field number of what the operation did
         self.metas: list[Meta] = [Meta("", "", "", "", "")]  # by group number; 0 is never used
-        self.group_of: dict[tuple[str, ...], int] = {}
+        self.group_of: dict[Meta, int] = {}
         self.group_origins: list[Origin] = [Origin()]  # by group number
         self.origins: dict[str, Origin] = {"": Origin(is_local=True)}
         self.highest_id = 0
@@ -83,56 +98,35 @@ class Index:
 
         ValueError, with nothing changed, for a line that this log cannot have written.
         """
-        get = doc.get
-        id_, modno, flow, start = get("id"), get("modno"), get("flowId"), get("unixTimeStartMs")
-        original = get("originalId", "0")
-        if (
-            not id_.__class__
-            is modno.__class__
-            is flow.__class__
-            is start.__class__
-            is original.__class__
-            is str
-        ):
-            raise ValueError(
-                "an operation needs id, modno, flowId and unixTimeStartMs, as numbers in strings"
-            )
-        number = int(id_)
-        group = self.group(doc)
+        self.put_row(row_of(doc), offset, length)
+
+    def put_row(self, row: Row, offset: int, length: int) -> None:
+        """As ``put``, for what was read from the line already."""
+        number, modno, flow, start, original, original_flow, snapshot, status, kind, meta = row
+        group = self.group(meta)
         origin = self.group_origins[group]
-        snapshot = get("snapshotId", "")
-        status = get("status", "STATUS_UNKNOWN")
-        if snapshot.__class__ is not str or (status.__class__ is not str and status.__class__ is not int):
-            raise ValueError("snapshotId or status is not what it should be")
-        values = (
-            int(modno), int(flow), int(start), int(original), hash(snapshot), group,
-            STATUSES.get(status, status if status.__class__ is int else 0), _kind(doc),
-        )  # fmt: skip
-        if not (values[0] and values[1] and values[2]) or number <= 0:
+        values = (modno, flow, start, original, snapshot, group, status, kind)
+        if not (modno and flow and start) or number <= 0:
             raise ValueError("id, modno, flowId and unixTimeStartMs must not be 0")
-        local = not self.metas[group].origin
-        if local is not (values[3] == 0):
+        local = not meta.origin
+        if local is not (original == 0):
             raise ValueError("originalId and originalInstanceKeyid do not go together")
-        flow_text = "0" if local else get("originalFlowId", "0")
-        if flow_text.__class__ is not str:
-            raise ValueError("originalFlowId is not a number in a string")
-        original_flow = int(flow_text)
         if not -(1 << 63) <= original_flow < 1 << 63:
             raise ValueError("a number that does not fit into 64 bits")
         if not self.ids or number > self.ids[-1]:
-            if not local and self.find_original(self.metas[group].origin, values[3]) is not None:
+            if not local and self.find_original(meta.origin, original) is not None:
                 raise ValueError(f"operation {original} of this peer is there already, under another id")
             self._append(number, offset, length, values)
         else:
             self._replace(number, offset, length, values)
         if local:
-            if values[0] > self.highest_modno:
-                self.highest_modno = values[0]
+            if modno > self.highest_modno:
+                self.highest_modno = modno
         else:
             if original_flow and origin.flows.get(original_flow) is None:
-                origin.flows.put(original_flow, values[1])
-            if values[1] > self.highest_id:  # the flows of peers are numbered like operations (opstage.py)
-                self.highest_id = values[1]
+                origin.flows.put(original_flow, flow)
+            if flow > self.highest_id:  # the flows of peers are numbered like operations (opstage.py)
+                self.highest_id = flow
 
     def _append(self, number: int, offset: int, length: int, values: tuple[int, ...]) -> None:
         row = len(self.ids)
@@ -221,30 +215,13 @@ class Index:
         else:
             raise ValueError("neither an operation nor a deletion")
 
-    def group(self, doc: Json) -> int:
-        """The number of the operation's group, made when it is the first of its kind."""
-        get = doc.get
-        key = (
-            get("originalInstanceKeyid", ""),
-            get("repoId"),
-            get("repoGuid"),
-            get("planId"),
-            get("instanceId"),
-        )
-        try:
-            number = self.group_of.get(key)  # type: ignore[arg-type]  # what is not a str is never in there
-        except TypeError:
-            number = None
-        return number or self._new_group(key)
-
-    def _new_group(self, key: tuple[Any, ...]) -> int:
-        if not all(part.__class__ is str for part in key) or not all(key[1:]):
-            raise ValueError("an operation needs repoId, repoGuid, planId and instanceId, as strings")
-        number = len(self.metas)
-        meta = Meta(*key)
-        self.metas.append(meta)
-        self.group_origins.append(self.origins.setdefault(meta.origin, Origin()))
-        self.group_of[key] = number
+    def group(self, meta: Meta) -> int:
+        """The number of the group, made when it is the first of its kind."""
+        number = self.group_of.get(meta)
+        if number is None:
+            number = self.group_of[meta] = len(self.metas)
+            self.metas.append(meta)
+            self.group_origins.append(self.origins.setdefault(meta.origin, Origin()))
         return number
 
     # Look-ups
@@ -300,7 +277,7 @@ class Index:
         rows = list(self.live_rows())
         for mine, theirs in zip(new.columns(), self.columns(), strict=True):
             mine.extend(array(theirs.typecode, [theirs[row] for row in rows]))
-        renumbered = {number: new._new_group(tuple(self.metas[number])) for number in sorted(set(new.groups))}
+        renumbered = {number: new.group(self.metas[number]) for number in sorted(set(new.groups))}
         new.groups = array("I", [renumbered[number] for number in new.groups])
         members: dict[str, list[int]] = {}
         for row, group in enumerate(new.groups):
@@ -316,7 +293,37 @@ class Index:
         return new
 
 
-def _kind(doc: Json) -> int:
+def as_meta(parts: tuple[Any, ...]) -> Meta:
+    """ValueError for what is no Meta."""
+    if not all(part.__class__ is str for part in parts) or not all(parts[1:]):
+        raise ValueError("an operation needs repoId, repoGuid, planId and instanceId, as strings")
+    return Meta(*parts)
+
+
+def row_of(doc: Json) -> Row:
+    """What the index keeps of a line. ValueError for a line that no log can have written."""
+    get = doc.get
+    id_, modno, flow, start = get("id"), get("modno"), get("flowId"), get("unixTimeStartMs")
+    original = get("originalId", "0")
+    if not id_.__class__ is modno.__class__ is flow.__class__ is start.__class__ is original.__class__ is str:
+        raise ValueError("an operation needs id, modno, flowId and unixTimeStartMs, as numbers in strings")
+    meta = as_meta(
+        (get("originalInstanceKeyid", ""), get("repoId"), get("repoGuid"), get("planId"), get("instanceId"))
+    )
+    snapshot, status = get("snapshotId", ""), get("status", "STATUS_UNKNOWN")
+    if snapshot.__class__ is not str or (status.__class__ is not str and status.__class__ is not int):
+        raise ValueError("snapshotId or status is not what it should be")
+    original_flow = get("originalFlowId", "0") if meta.origin else "0"
+    if original_flow.__class__ is not str:
+        raise ValueError("originalFlowId is not a number in a string")
+    return Row(
+        int(id_), int(modno), int(flow), int(start), int(original), int(original_flow), hash(snapshot),
+        STATUSES.get(status, status if status.__class__ is int else 0), kind_of(doc), meta,
+    )  # fmt: skip
+
+
+def kind_of(doc: Json) -> int:
+    """The field number of what the operation did; 0 for none."""
     kind = KINDS.get(next(reversed(doc)))  # our own lines end with it
     if kind is None:
         kind = next((KINDS[key] for key in doc if key in KINDS), 0)

@@ -92,7 +92,7 @@ class OpLog(OpCore):
             partial(
                 opstage.apply,
                 keyid=keyid,
-                upserts=upserts,
+                upserts=opstage.receive(keyid, upserts),
                 deletes=list(deletes),
                 keep_newer=keep_newer,
                 still=still,

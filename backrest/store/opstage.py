@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import cast
+from typing import NamedTuple, cast
+
+import orjson
 
 from backrest.errors import NotFoundError, UserError
-from backrest.store.opbulk import take_all
+from backrest.store.opbulk import take_rows
 from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
 from backrest.store.opformat import MAX_LINE, Json, Operation, deletion_lines, operation_line, problem
-from backrest.store.opindex import Index, Meta
+from backrest.store.opindex import Index, Meta, Row, kind_of, row_of
 from backrest.wire import codec
 
 
@@ -43,12 +45,12 @@ class Stage:
         self.tell = tell  # somebody listens: say what changed
         self.lines: list[bytes] = []
         # what to do to the index, in order: operations, or ids that are gone; and the lengths of their lines
-        self.steps: list[tuple[list[Json] | list[int], list[int]]] = []
+        self.steps: list[tuple[list[Row] | list[int], list[int]]] = []
         self._run = False  # the last step takes further operations
         self._read_line = read_line
         self.highest_id = index.highest_id
         self.highest_modno = index.highest_modno
-        self._staged: dict[int, tuple[Json, bytes] | None] = {}  # None: deleted in this commit
+        self._staged: dict[int, tuple[Row, bytes] | None] = {}  # None: deleted in this commit
         self._originals: dict[tuple[str, int], int] = {}
         self._flows: dict[tuple[str, int], int] = {}
 
@@ -58,7 +60,7 @@ class Stage:
         """Of a live operation; None when there is none."""
         if number in self._staged:
             staged = self._staged[number]
-            return None if staged is None else meta_of(staged[0])
+            return None if staged is None else staged[0].meta
         return self.index.meta(number)
 
     def line(self, number: int) -> bytes:
@@ -70,7 +72,7 @@ class Stage:
         """Of a live operation."""
         staged = self._staged.get(number)
         if staged is not None:
-            return int(staged[0]["modno"])
+            return staged[0].modno
         row = self.index.row(number)
         assert row is not None
         return self.index.modnos[row]
@@ -104,14 +106,14 @@ class Stage:
 
     # Changes
 
-    def put(self, number: int, doc: Json, line: bytes) -> None:
-        self._staged[number] = (doc, line)
+    def put(self, row: Row, line: bytes) -> None:
+        self._staged[row.id] = (row, line)
         self.lines.append(line)
         if not self._run:
             self.steps.append(([], []))
             self._run = True
-        docs, lengths = self.steps[-1]
-        cast(list[Json], docs).append(doc)
+        rows, lengths = self.steps[-1]
+        cast(list[Row], rows).append(row)
         lengths.append(len(line))
 
     def put_original(self, keyid: str, original: int, number: int) -> None:
@@ -132,16 +134,11 @@ class Stage:
         for what, lengths in self.steps:
             ends = [*accumulate(lengths, initial=offset)]
             offset = ends.pop()
-            if isinstance(what[0], dict):
-                take_all(self.index, what, ends, [length - 1 for length in lengths])
+            if isinstance(what[0], Row):
+                take_rows(self.index, what, ends, [length - 1 for length in lengths])
             else:
                 for number in what:
                     self.index.delete(number)
-
-
-def meta_of(doc: Json) -> Meta:
-    keyid = doc.get("originalInstanceKeyid", "")
-    return Meta(keyid, doc["repoId"], doc["repoGuid"], doc["planId"], doc["instanceId"])
 
 
 def _own(doc: Json, line_of: str) -> None:
@@ -215,12 +212,13 @@ def update(stage: Stage, operations: Sequence[Operation]) -> tuple[list[Operatio
 def _result(
     stage: Stage, kind: str, made: list[tuple[Operation, Json, bytes]], before: Sequence[Meta | None]
 ) -> tuple[list[Operation], list[Change]]:
-    for operation, doc, line in made:
-        stage.put(operation.id, doc, line)
+    rows = [row_of(doc) for _, doc, _ in made]
+    for row, (_, _, line) in zip(rows, made, strict=True):
+        stage.put(row, line)
     changes = []
     if made and stage.tell:
         ids = tuple(operation.id for operation, _, _ in made)
-        metas = tuple(meta_of(doc) for _, doc, _ in made)
+        metas = tuple(row.meta for row in rows)
         changes.append(Change(kind, "", ids, metas, tuple(before), tuple(line for _, _, line in made)))
     return [operation for operation, _, _ in made], changes
 
@@ -243,10 +241,54 @@ def delete(stage: Stage, ids: Iterable[int]) -> tuple[list[int], list[Change]]:
     return gone, changes
 
 
+class Received(NamedTuple):
+    """A peer's operation as it will be kept, but for the numbers that only the commit gives it."""
+
+    original: int
+    modno: int
+    original_flow: int
+    start: int
+    snapshot: int
+    status: int
+    kind: int
+    meta: Meta
+    rest: bytes  # of its line, from ``repoId`` on
+
+
+def receive(keyid: str, operations: Iterable[Operation]) -> list[Received | tuple[int, str]]:
+    """Turn what a peer sent into what is kept: the costly part, done before the commit and outside of its lock.
+
+    An invalid one becomes (its id, reason). Whatever the peer itself gave as original is dropped: what it holds
+    of others is not its to send.
+    """
+    found: list[Received | tuple[int, str]] = []
+    metas: dict[Meta, Meta] = {}  # one object for all operations that agree
+    for operation in operations:
+        original, modno, flow = operation.id, operation.modno, operation.flow_id
+        body = codec.to_dict(operation)
+        reason = "no id" if not original else "no modno" if not modno else problem(body)
+        if reason is not None:
+            found.append((original, reason))
+            continue
+        for key in _NUMBERS:
+            body.pop(key, None)
+        meta = Meta(keyid, body["repoId"], body["repoGuid"], body["planId"], body["instanceId"])
+        rest = operation_line(body)[1:]
+        start, snapshot = operation.unix_time_start_ms, hash(body.get("snapshotId", ""))
+        meta = metas.setdefault(meta, meta)
+        status, kind = operation.status, kind_of(body)
+        found.append(Received(original, modno, flow, start, snapshot, status, kind, meta, rest))
+    return found
+
+
+_NUMBERS = ("id", "modno", "flowId", "originalId", "originalFlowId", "originalInstanceKeyid")
+_LINE = b'{"id":"%d","originalId":"%d","modno":"%d","flowId":"%d","originalFlowId":"%d","originalInstanceKeyid":%s,%s'
+
+
 def apply(
     stage: Stage,
     keyid: str,
-    upserts: Iterable[Operation],
+    upserts: Sequence[Received | tuple[int, str]],
     deletes: Iterable[int],
     keep_newer: bool,
     still: Callable[[], bool] | None = None,
@@ -258,13 +300,12 @@ def apply(
         return replace(applied, closed=True), []
     unchanged = 0
     told: dict[int, tuple[Meta, Meta | None, bytes]] = {}
-    for operation in upserts:
-        original, modno, original_flow = operation.id, operation.modno, operation.flow_id
-        body = codec.to_dict(operation)
-        reason = "no id" if not original else "no modno" if not modno else problem(body)
-        if reason is not None:
-            applied.invalid.append((original, reason))
+    keyid_json = orjson.dumps(keyid)
+    for given in upserts:
+        if not isinstance(given, Received):
+            applied.invalid.append(given)
             continue
+        original, modno, original_flow, start, snapshot, status, kind, meta, rest = given
         number = stage.find_original(keyid, original)
         new = None
         if number is None:
@@ -277,8 +318,8 @@ def apply(
             if permits is not None and not permits(_held(stage, number)):
                 applied.kept.append(original)
                 continue
-        doc = _foreign(body, keyid, number, stage.flow(keyid, original_flow, new))
-        line = operation_line(doc)
+        flow = stage.flow(keyid, original_flow, new)
+        line = _LINE % (number, original, modno, flow, original_flow, keyid_json, rest)
         if len(line) > MAX_LINE:
             applied.invalid.append((original, f"larger than {MAX_LINE >> 20} MiB"))
             continue
@@ -287,8 +328,9 @@ def apply(
             continue
         if stage.tell:
             before = told[number][1] if number in told else stage.meta(number)
-            told[number] = (meta_of(doc), before, line)
-        stage.put(number, doc, line)
+            told[number] = (meta, before, line)
+        row = Row(number, modno, flow, start, original, original_flow, snapshot, status, kind, meta)
+        stage.put(row, line)
         stage.put_original(keyid, original, number)
         applied.stored.append(number)
     ours: list[int] = []
@@ -300,11 +342,11 @@ def apply(
             ours.append(found)
     gone, changes = delete(stage, ours)
     applied.deleted.extend(gone)
-    for kind in (UPDATED, CREATED):
-        some = {n: entry for n, entry in told.items() if (entry[1] is None) is (kind == CREATED)}
+    for kind_of_change in (UPDATED, CREATED):
+        some = {n: entry for n, entry in told.items() if (entry[1] is None) is (kind_of_change == CREATED)}
         if some:
             metas, befores, lines = zip(*some.values(), strict=True)
-            changes.insert(0, Change(kind, keyid, tuple(some), metas, befores, lines))
+            changes.insert(0, Change(kind_of_change, keyid, tuple(some), metas, befores, lines))
     return replace(applied, unchanged=unchanged), changes
 
 
@@ -312,23 +354,3 @@ def _held(stage: Stage, number: int) -> Meta:
     meta = stage.meta(number)
     assert meta is not None, "find_original gives live operations only"
     return meta
-
-
-def _foreign(body: Json, keyid: str, number: int, flow: int) -> Json:
-    """The operation as it is kept: the peer's numbers as original ones, ours in their place.
-
-    Whatever the peer itself gave as original is dropped: what it holds of others is not its to send.
-    """
-    body.pop("originalFlowId", None)
-    body.pop("originalInstanceKeyid", None)
-    body.pop("originalId", None)
-    doc = {
-        "id": str(number),
-        "originalId": body.pop("id"),
-        "modno": body.pop("modno"),
-        "flowId": str(flow),
-        "originalFlowId": body.pop("flowId"),
-        "originalInstanceKeyid": keyid,
-    }
-    doc.update(body)
-    return doc

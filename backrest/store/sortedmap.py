@@ -38,9 +38,10 @@ class SortedMap:
 
     def get(self, key: int) -> int | None:
         keys = self._keys
-        place = bisect_left(keys, key)
-        if place < len(keys) and keys[place] == key:
-            return self._values[place]
+        if keys and key <= keys[-1]:  # most are asked for before they come, above all that is there
+            place = bisect_left(keys, key)
+            if keys[place] == key:
+                return self._values[place]
         return self._extra.get(key) if self._extra else None
 
     def put(self, key: int, value: int) -> None:
