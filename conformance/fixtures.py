@@ -38,6 +38,14 @@ HUB_TOKENS = {
             "read-config=*",
         ),
     ),
+    "ops-repo": ("0", "forever", ("read-operations=repo:conf-in",)),
+    "ops-plan": ("0", "forever", ("read-operations=plan:conf-in",)),
+    "ops-not-repo": ("0", "forever", ("read-operations=*,!repo:conf-out",)),
+    "ops-not-plan": ("0", "forever", ("read-operations=*,!plan:conf-out",)),
+    "ops-not": ("0", "forever", ("read-operations=!repo:conf-out,!plan:conf-out",)),
+    "ops-two": ("0", "forever", ("read-operations=repo:conf-in", "read-operations=plan:conf-mid")),
+    "guarded": ("0", "forever", ("read-operations=*", "read-write-config=*,!plan:conf-a1,!repo:conf-c")),
+    "spare": ("1", "forever", ("read-operations=*",)),
     "unshared": ("0", "forever", ("read-operations=*", "receive-shared-repos=!repo:conf-a")),
 }
 """Name: uses, life, permissions."""

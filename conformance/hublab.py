@@ -130,11 +130,11 @@ class HubLab:
             check(kind_of(first) == "receive_config", f"after pairing came {kind_of(first)}")
         return member
 
-    async def refuses(self, member: Member, secret: str = "") -> None:
-        """The hub must not let ``member`` in."""
+    async def refuses(self, member: Member, secret: str = "") -> End:
+        """The hub must not let ``member`` in; returns what it says."""
         async with self.keyed() as talk:
             await talk.hello(member.identity, member.instance_id, secret)
-            await talk.expect_end("permission_denied")
+            return await talk.expect_end("permission_denied")
 
     async def asks(self, member: Member, manifest: dict[int, int]) -> list[int]:
         """What the hub asks for, of ``manifest``, in a new session."""

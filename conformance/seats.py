@@ -209,7 +209,7 @@ class Seat:
         """Make the client create one operation of its own."""
         if self.lab.change is None:
             raise Skipped("needs --change-command")
-        for _ in range(3):  # a program that serves a hundred hubs at once may be slow to answer
+        for _ in range(10):  # a program that serves a hundred hubs at once may be slow to answer
             done = await trio.run_process(
                 self.lab.change, shell=True, check=False, capture_stdout=True, capture_stderr=True
             )

@@ -227,6 +227,67 @@ _refused(
 )
 
 
+_refused(
+    "config/19",
+    "guarded",
+    "deleting an excluded plan",
+    Set(plans_to_delete=["conf-a1"]),
+    _with_plan("conf-a1"),
+)
+_refused(
+    "config/24",
+    "guarded",
+    "deleting an excluded repo",
+    Set(repos_to_delete=["conf-c"]),
+    _with_repo("conf-c", "/nonexistent/conf-c"),
+)
+_refused(
+    "config/25",
+    "guarded",
+    "changing an excluded plan",
+    Set(plans=[_plan("conf-a1", "conf-a", "/evil")]),
+    lambda config: all("/evil" not in plan.paths for plan in config.plans),
+)
+_refused(
+    "config/26",
+    "guarded",
+    "a plan on an excluded repo",
+    Set(plans=[_plan("conf-new", "conf-c")]),
+    _no_plan("conf-new"),
+)
+_refused(
+    "config/27",
+    "write",
+    "deleting a repo that a plan uses",
+    Set(repos_to_delete=["conf-a"]),
+    _with_repo("conf-a", "/nonexistent/conf-a"),
+)
+
+
+@hub(
+    "config/28",
+    "a repo and a plan on it come in one push, and go in one push",
+    "8",
+    ours=True,
+    serial=True,
+    needs=("fixture", "write"),
+)
+async def _(lab: HubLab) -> None:
+    member = await lab.member("write")
+    repo = Repo(id="conf-new", guid="dd" * 32, uri="/nonexistent/conf-new", password="x")
+    async with lab.keyed() as talk:
+        await talk.hello(member.identity, member.instance_id)
+        await lab.config(talk)
+        await talk.send("set_config", Set(repos=[repo], plans=[_plan("conf-new", "conf-new")]))
+        config = await lab.config(talk)
+        check(_with_plan("conf-new")(config), "the plan is not there")
+        check(_with_repo("conf-new", repo.uri)(config), "the repo is not there")
+        await talk.send("set_config", Set(repos_to_delete=["conf-new"], plans_to_delete=["conf-new"]))
+        config = await lab.config(talk)
+        check(_no_plan("conf-new")(config), "the plan is still there")
+        check("conf-new" not in {one.id for one in config.repos}, "the repo is still there")
+
+
 @hub(
     "config/20",
     "READ_WRITE_CONFIG: a plan is added, changed and deleted, modno rising by one each time",

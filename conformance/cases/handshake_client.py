@@ -141,7 +141,13 @@ _TABLE: tuple[tuple[str, Make], ...] = (
         "a signature over another instance id",
         _signed(lambda seat, t: handshake_digest(3, seat.instance_id + "x", "", t)),
     ),
+    ("handshake version 4 over a signature for version 3", _changed(lambda hello: _version(hello, 4))),
+    ("no handshake version over a signature for version 3", _changed(lambda hello: _version(hello, 0))),
 )
+
+
+def _version(hello: Handshake, version: int) -> None:
+    hello.protocol_version = version
 
 
 def _flip(hello: Handshake) -> None:

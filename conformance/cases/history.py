@@ -6,6 +6,10 @@ of its own, and another client's operations with the same ids are another's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from conformance.fixtures import HUB_TOKENS
 from conformance.hublab import HubLab, created, deleted, operation, updated
 from conformance.model import Role, case, check, hub
 from conformance.peer import AsClient, Item
@@ -189,6 +193,65 @@ async def _(lab: HubLab) -> None:
         await talk.send("receive_operations", deleted(1))
         await talk.send("receive_operations", created(operation(member, 1, 2)))
         await _held(lab, talk, {1: 2}, [], "after create, delete, create")
+
+
+@hub(
+    "history/45",
+    "a smaller modno that was asked for replaces what is held (the client's log was reset)",
+    "6",
+)
+async def _(lab: HubLab) -> None:
+    member = await lab.member()
+    async with lab.session(member) as talk:
+        await talk.send("receive_operations", created(operation(member, 1, 5), operation(member, 2, 6)))
+        await _held(lab, talk, {1: 5, 2: 6}, [], "after the create")
+    async with lab.session(member) as talk:
+        await talk.send("operation_manifest", Manifest(op_ids=[1, 2], modnos=[3, 4]))
+        asked = await talk.expect("request_operation_data")
+        check(list(asked.op_ids) == [1, 2], f"asked for {list(asked.op_ids)}")
+        await talk.send("receive_operations", updated(operation(member, 1, 3), operation(member, 2, 4)))
+        await _held(lab, talk, {1: 3, 2: 4}, [], "after the answer")
+
+
+# --- scopes: of operations of every repo and plan, exactly those in scope are held
+
+_NAMES = ("conf-in", "conf-mid", "conf-out")
+GRID = {
+    number: (repo, plan)
+    for number, (repo, plan) in enumerate(((repo, plan) for repo in _NAMES for plan in _NAMES), start=1)
+}
+
+
+def _scope(case_id: str, token: str, inside: Callable[[str, str], bool], **more: Any) -> None:
+    async def run(lab: HubLab) -> None:
+        member = await lab.member(token)
+        wanted = [number for number, place in GRID.items() if inside(*place)]
+        grid = (operation(member, n, 1, repo_id=repo, plan_id=plan) for n, (repo, plan) in GRID.items())
+        async with lab.session(member) as talk:
+            await talk.send("receive_operations", created(*grid))
+            await _held(lab, talk, dict.fromkeys(GRID, 1), [], "all came")
+            # What was stored is gone now, so it is asked for; what was turned down is not asked for again.
+            await talk.send("receive_operations", deleted(*GRID))
+            await _held(lab, talk, dict.fromkeys(GRID, 1), wanted, "all that were stored were deleted")
+
+    grants = " and ".join(HUB_TOKENS[token][2])
+    case(
+        case_id,
+        Role.HUB,
+        f"with {grants} exactly what is in scope is stored",
+        "7",
+        run,
+        needs=(token,),
+        **more,
+    )
+
+
+_scope("history/46", "ops-repo", lambda repo, plan: repo == "conf-in", ours=True)
+_scope("history/47", "ops-plan", lambda repo, plan: plan == "conf-in", ours=True)
+_scope("history/48", "ops-not-repo", lambda repo, plan: repo != "conf-out", ours=True)
+_scope("history/49", "ops-not-plan", lambda repo, plan: plan != "conf-out", ours=True)
+_scope("history/50", "ops-not", lambda repo, plan: "conf-out" not in (repo, plan), ours=True)
+_scope("history/51", "ops-two", lambda repo, plan: repo == "conf-in" or plan == "conf-mid", ours=True)
 
 
 def _invalid(case_id: str, what: str, **changes: object) -> None:

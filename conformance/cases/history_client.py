@@ -95,7 +95,7 @@ async def _(seat: Seat) -> None:
         check(set(first) <= set(again), "operations are missing")
 
 
-def _scope(id: str, grant: str, plans: set[str], **more: bool) -> None:
+def _scope(id: str, grant: str, plans: set[str], *others: str, **more: bool) -> None:
     """Exactly the operations of ``plans`` are listed, of those of the fixture."""
 
     async def run(seat: Seat) -> None:
@@ -111,8 +111,8 @@ def _scope(id: str, grant: str, plans: set[str], **more: bool) -> None:
             for plan, count in counts.items():
                 check(count >= OPERATIONS_PER_PLAN, f"{count} operations of {plan} are listed")
 
-    grants = (f"read-operations={grant}",)
-    sentence = f"with read-operations={grant} exactly what is in scope is listed"
+    grants = tuple(f"read-operations={scopes}" for scopes in (grant, *others))
+    sentence = f"with {' and '.join(grants)} exactly what is in scope is listed"
     case(id, Role.CLIENT, sentence, "7", run, grants=grants, needs=("fixture",), **more)
 
 
@@ -123,6 +123,11 @@ _scope("history/70", "repo:conf-a,!plan:conf-a2", {"conf-a1"}, ours=True)
 _scope("history/71", "*,!repo:conf-a", {"conf-b1"})
 _scope("history/72", "!plan:conf-a1", {"conf-a2", "conf-b1"}, ours=True)
 _scope("history/73", "repo:nowhere", set())
+_scope("history/79", "*,!plan:conf-a2", {"conf-a1", "conf-b1"})
+_scope("history/80", "!repo:conf-a", {"conf-b1"}, ours=True)
+_scope("history/81", "plan:conf-a1,!repo:conf-a", set())
+_scope("history/82", "repo:conf-a", {"conf-a1", "conf-a2", "conf-b1"}, "plan:conf-b1", ours=True)
+_scope("history/83", "*", {"conf-a1", "conf-a2", "conf-b1"}, "repo:nowhere", ours=True)
 
 
 @client(

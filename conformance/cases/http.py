@@ -7,7 +7,7 @@ import trio
 from conformance import h2raw
 from conformance.framing import COMPRESSED, END, envelope, gzip
 from conformance.h2raw import RawStream, frame, open_transport
-from conformance.hublab import HubLab
+from conformance.hublab import HubLab, created, operation
 from conformance.model import Role, case, check, hub
 from conformance.peer import PATH, AsClient, Item, item, kind_of, patience
 
@@ -375,6 +375,43 @@ async def _(lab: HubLab) -> None:
 async def _(lab: HubLab) -> None:
     async with lab.keyed(connect_timeout_ms="3600000") as talk:
         check(kind_of(Item()) and talk.channel is not None, "no channel")
+
+
+@hub("http/42", "another connect-protocol-version than 1 ends with an error", "1", ours=True)
+async def _(lab: HubLab) -> None:
+    async with lab.dial(connect_protocol_version="2") as talk:
+        await talk.send_envelope(_public_key().SerializeToString())
+        await talk.expect_end()
+
+
+@hub("http/43", "connect-timeout-ms ends a stream when it has passed, with deadline_exceeded", "1", ours=True)
+async def _(lab: HubLab) -> None:
+    async with lab.dial(connect_timeout_ms="700") as talk:
+        started = trio.current_time()
+        await talk.expect_end("deadline_exceeded")
+        check(trio.current_time() - started > 0.4, "it was ended at once")
+
+
+@hub("http/44", "under the JSON codec a message that is no item ends with an error", "1")
+async def _(lab: HubLab) -> None:
+    async with lab.dial(codec="json") as talk:
+        await talk.send_envelope(b'{"establishSharedSecret": 7')
+        await talk.expect_end()
+    await lab.serves()
+
+
+@hub("http/45", "under the JSON codec a client pairs, and sends operations", "1")
+async def _(lab: HubLab) -> None:
+    member = lab.stranger()
+    async with lab.keyed(codec="json") as talk:
+        await talk.hello(member.identity, member.instance_id, lab.token().secret)
+        if not lab.reference:
+            await talk.expect("receive_config", skip=())
+        else:  # it ends the first session after a pairing
+            await talk.until_end()
+    async with lab.session(member, codec="json") as talk:
+        await talk.send("receive_operations", created(operation(member, 1, 4)))
+        check(await lab.fence(talk, {1: 4, 2: 1}) == [2], "the operation is not held")
 
 
 def _public_key() -> Item:

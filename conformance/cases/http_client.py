@@ -111,7 +111,17 @@ def _bad_envelope(id: str, what: str, data: bytes, **more: bool) -> None:
     case(id, Role.CLIENT, f"{what} makes the client leave", "1", run, **more)
 
 
-_bad_envelope("http/74", "a compressed message without a declared encoding", envelope(gzip(b"x"), COMPRESSED))
+@client("http/74", "a compressed message without a declared encoding makes the client leave", "1")
+async def _(seat: Seat) -> None:
+    async with seat.established() as talk:
+        await talk.fence()
+        record = talk.seal(item("operation_manifest").SerializeToString())[5:]
+        await talk.send_envelope(gzip(record), COMPRESSED)
+        seen = len(talk.items)
+        await seat.gone(talk)
+        check("operation_manifest" not in talk.items[seen:], "the client answered what was in it")
+
+
 _bad_envelope("http/75", "an unknown flag (0x04)", envelope(b"", 4), ours=True)
 _bad_envelope("http/76", "an end-of-stream message that is no JSON", envelope(b"\xff{", END))
 _bad_envelope(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from backrest.crypto import hpke
 from backrest.crypto.channel import Initiator, respond
+from backrest.crypto.identity import verify_handshake
 from conformance.hublab import HubLab
 from conformance.model import Role, case, check, client, hub
 from conformance.peer import AsHub, Item, item
@@ -38,7 +39,11 @@ async def _(lab: HubLab) -> None:
 async def _(lab: HubLab) -> None:
     async with lab.dial() as talk:
         await talk.exchange()
-        await talk.hub_hello()
+        assert talk.channel is not None
+        try:
+            verify_handshake(await talk.hub_hello(), talk.channel.transcript)
+        except ValueError as error:
+            check(False, f"the hub's handshake does not hold: {error}")
 
 
 @hub("kem/3", "two exchanges with one public key give two encapsulations", "2")

@@ -33,8 +33,7 @@ async def _(lab: HubLab) -> None:
         await talk.hub_hello()
         assert talk.channel is not None
         hello = handshake(member.identity, member.instance_id, "", talk.channel.transcript)
-        padding = b"\xa2\x06" + _varint(16000) + bytes(16000)  # field 100: unknown, so skipped if it is read
-        body = hello.SerializeToString() + padding
+        body = hello.SerializeToString() + _zeros(16000)
         await talk.send_inner(b"\x1a" + _varint(len(body)) + body)
         await talk.expect_end()
 
@@ -45,9 +44,14 @@ async def _(lab: HubLab) -> None:
     async with lab.keyed() as talk:
         assert talk.channel is not None
         hello = handshake(member.identity, member.instance_id, "", talk.channel.transcript)
-        body = hello.SerializeToString() + b"\xa2\x06" + _varint(12000) + bytes(12000)
+        body = hello.SerializeToString() + _zeros(12000)
         await talk.send_inner(b"\x1a" + _varint(len(body)) + body)
         await talk.expect("receive_config", skip=())
+
+
+def _zeros(count: int) -> bytes:
+    """Field 100: unknown, so skipped where it is read."""
+    return b"\xa2\x06" + _varint(count) + bytes(count)
 
 
 def _varint(number: int) -> bytes:
@@ -65,17 +69,23 @@ def _varint(number: int) -> bytes:
     ours=True,
 )
 async def _(lab: HubLab) -> None:
+    key = Item.SyncEstablishSharedSecret(protocol_version=1, kem_public_key=Initiator().public_key)
     async with lab.dial(connect_content_encoding="gzip") as talk:
-        await talk.send_envelope(gzip(bytes(10_000_000)), COMPRESSED)
+        whole = item("establish_shared_secret", key).SerializeToString() + _zeros(10_000_000)
+        await talk.send_envelope(gzip(whole), COMPRESSED)
         await talk.expect_end()
+        check("establish_shared_secret" not in talk.items, "the hub answered it with its half")
 
 
 @hub("limits/5", "a gzip bomb from a known client ends its session and nothing else", "3", ours=True)
 async def _(lab: HubLab) -> None:
     member = await lab.member()
     async with lab.session(member, connect_content_encoding="gzip") as talk:
-        await talk.send_envelope(gzip(bytes(100 << 20)), COMPRESSED)
+        manifest = Item.SyncActionOperationManifest(op_ids=[1], modnos=[1])
+        record = talk.seal(item("operation_manifest", manifest).SerializeToString())[5:]
+        await talk.send_envelope(gzip(record + _zeros(100 << 20)), COMPRESSED)
         await talk.expect_end()
+        check("request_operation_data" not in talk.items, "what was in it was acted upon")
     await lab.serves()
 
 

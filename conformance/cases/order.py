@@ -180,6 +180,19 @@ async def _(lab: HubLab) -> None:
         check(await lab.fence(good, {1: 1}) == [1], "the other session does not go on")
 
 
+@hub(
+    "order/29",
+    "set_config from a client without READ_WRITE_CONFIG ends the session with invalid_argument",
+    "5",
+)
+async def _(lab: HubLab) -> None:
+    member = await lab.member()
+    async with lab.session(member) as talk:
+        push = Item.SyncActionSetConfig(plans_to_delete=["conf-never-was"])
+        await talk.send("set_config", push)
+        await talk.expect_end("invalid_argument")
+
+
 @hub("order/26", "the hub sends heartbeats at its interval", "5", needs=("heartbeat",), slow=True)
 async def _(lab: HubLab) -> None:
     member = await lab.member()

@@ -271,6 +271,95 @@ _skipped(
 )
 
 
+_skipped(
+    "config/79",
+    "a shared repo whose address names a program (rclone's ssh=) is skipped",
+    lambda seat: Set(repos=[a_repo("x12", uri="rclone::sftp,ssh=touch /tmp/conformance-ran:x")]),
+    no_repo("conf-x12"),
+    grants=(VIEW, SHARED),
+)
+_skipped(
+    "config/80",
+    "a shared repo whose address is an option of ssh is skipped",
+    lambda seat: Set(repos=[a_repo("x13", uri="sftp:-oProxyCommand=touch:/y")]),
+    no_repo("conf-x13"),
+    grants=(VIEW, SHARED),
+)
+_skipped(
+    "config/81",
+    "a repo out of the scope of READ_WRITE_CONFIG is skipped",
+    lambda seat: Set(repos=[a_repo("x14")]),
+    no_repo("conf-x14"),
+    grants=("read-write-config=repo:conf-a", VIEW),
+)
+_skipped(
+    "config/82",
+    "a repo that a plan uses is not deleted",
+    lambda seat: Set(repos_to_delete=["conf-b"]),
+    intact("conf-b"),
+    grants=(WRITE,),
+    fixture=True,
+)
+_skipped(
+    "config/83",
+    "an excluded plan cannot be changed under read-write-config=*",
+    lambda seat: Set(plans=[a_plan("conf-a2", "conf-a")]),
+    lambda config: all("/conformance" not in plan.paths for plan in config.plans if plan.id == "conf-a2"),
+    grants=("read-write-config=*,!plan:conf-a2", VIEW),
+    fixture=True,
+)
+_pushed(
+    "config/84",
+    "the scopes of RECEIVE_SHARED_REPOS are ignored at a client: a shared repo is taken",
+    "s9",
+    _from_us,
+    grants=(VIEW, "receive-shared-repos=repo:nowhere"),
+)
+
+
+@client(
+    "config/78",
+    "a repo and a plan on it come in one push, and go in one push",
+    "8",
+    grants=(WRITE,),
+)
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        repo = a_repo("both")
+        push = Set(repos=[repo], plans=[a_plan("conf-both", repo.id)])
+        config = await pushed(talk, push, has_repo(repo.guid), "the repo in it")
+        check(has_plan("conf-both")(config), "the plan is not there")
+        push = Set(repos_to_delete=[repo.id], plans_to_delete=["conf-both"])
+        config = await pushed(talk, push, no_repo(repo.id), "the repo gone")
+        check(no_plan("conf-both")(config), "the plan is still there")
+
+
+@client(
+    "config/85",
+    "READ_WRITE_CONFIG: a push for a local repo changes it, and it stays local",
+    "8",
+    ours=True,
+    needs=("fixture",),
+    grants=(WRITE, SHARED),
+)
+async def _(seat: Seat) -> None:
+    async with watching(seat) as talk:
+        await talk.send("request_resources")  # any view before the change will do
+        view = talk.views[-1]
+        repo = find(view, fixture_guid("conf-c"))
+        check(repo is not None, "the repo is not in the view")
+        assert repo is not None
+        repo.auto_unlock, repo.origin_instance_id = True, seat.instance_id
+
+        def changed(config: Config) -> bool:
+            found = find(config, repo.guid)
+            return found is not None and found.auto_unlock
+
+        config = await pushed(talk, Set(repos=[repo]), changed, "the change in it")
+        found = find(config, repo.guid)
+        check(found is not None and not found.origin_instance_id, "it is not local any more")
+
+
 @client(
     "config/70",
     "the same shared repo again changes nothing: modno stays",
