@@ -262,7 +262,7 @@ def receive(keyid: str, operations: Iterable[Operation]) -> list[Received | tupl
     of others is not its to send.
     """
     found: list[Received | tuple[int, str]] = []
-    metas: dict[Meta, Meta] = {}  # one object for all operations that agree
+    metas: dict[tuple[str, ...], Meta] = {}  # one object for all operations that agree
     for operation in operations:
         original, modno, flow = operation.id, operation.modno, operation.flow_id
         body = codec.to_dict(operation)
@@ -272,11 +272,11 @@ def receive(keyid: str, operations: Iterable[Operation]) -> list[Received | tupl
             continue
         for key in _NUMBERS:
             body.pop(key, None)
-        meta = Meta(keyid, body["repoId"], body["repoGuid"], body["planId"], body["instanceId"])
-        rest = operation_line(body)[1:]
+        names = body["repoId"], body["repoGuid"], body["planId"], body["instanceId"]
+        meta = metas.get(names) or metas.setdefault(names, Meta(keyid, *names))
         start, snapshot = operation.unix_time_start_ms, hash(body.get("snapshotId", ""))
-        meta = metas.setdefault(meta, meta)
         status, kind = operation.status, kind_of(body)
+        rest = operation_line(body)[1:]
         found.append(Received(original, modno, flow, start, snapshot, status, kind, meta, rest))
     return found
 

@@ -79,8 +79,10 @@ def _generate(descriptor: Any, sources: dict[Any, str], names: dict[str, Any]) -
                     lines.append(f"    {word} which == {other.name!r}:")
                     lines.append(f"        out[{other.json_name!r}] = {value}")
         elif field.is_repeated:
+            value = _value("value", field, names)
+            all_of = "values[:]" if value == "value" else f"[{value} for value in values]"  # a slice is a list
             lines.append(f"    values = {name}")
-            lines.append(f"    if values: {key} = [{_value('value', field, names)} for value in values]")
+            lines.append(f"    if values: {key} = {all_of}")
         elif field.message_type is not None:
             lines.append(f"    if message.HasField({field.name!r}): {key} = {_value(name, field, names)}")
         else:
