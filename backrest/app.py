@@ -32,6 +32,8 @@ from backrest.store.config import ConfigStore
 from backrest.store.files import Paths
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.removal import ParkedPlans
+from backrest.store.shares import Shares
 from backrest.sync.client import SYNC_PATH, Clients, dialer
 from backrest.sync.hub import Hub
 from backrest.sync.watch import ConfigWatch, Watch
@@ -90,6 +92,10 @@ class _Daemon:
         self._oplog = oplog
         self._peers = peers
         self._audit = AuditLog.open(paths.audit)
+        self._shares = Shares.open(paths.shares)
+        self._shares.prune(config.current)
+        self._parked = ParkedPlans.open(paths.parked_plans)
+        self._parked.settle(config.current)  # a crash may have left a plan in both places
         self._engine = Engine(paths, config, oplog, restic_command=settings.restic_command)
         self._watch = ConfigWatch(config)
         limits = Limits(heartbeat_s=settings.heartbeat_s)
@@ -101,8 +107,8 @@ class _Daemon:
             "watch": self._watch,
             "limits": limits,
         }
-        self._hub = Hub(**parts, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
-        self._clients = Clients(**parts, dial=dialer(settings.ca_file))  # type: ignore[arg-type]
+        self._hub = Hub(**parts, shares=self._shares, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
+        self._clients = Clients(**parts, parked=self._parked, dial=dialer(settings.ca_file))  # type: ignore[arg-type]
         self._stopping = trio.Event()
 
     async def main(self) -> None:
@@ -153,6 +159,8 @@ class _Daemon:
             oplog=self._oplog,
             peers=self._peers,
             audit=self._audit,
+            parked=self._parked,
+            shares=self._shares,
             engine=self._engine,
             daemon=daemon,
             ca_file=self._settings.ca_file,

@@ -25,6 +25,8 @@ from backrest.store.config import ConfigStore
 from backrest.store.files import Paths
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerRecord, PeerStore
+from backrest.store.removal import ParkedPlans
+from backrest.store.shares import Shares
 from backrest.sync.client import Clients
 from backrest.sync.hub import Hub
 from backrest.sync.watch import ConfigWatch
@@ -121,6 +123,8 @@ class Instance:
         self.peers = PeerStore.open(self.paths.peers)
         self.audit = AuditLog.open(self.paths.audit)
         self.watch = ConfigWatch(self.config)
+        self.shares = Shares.open(self.paths.shares)
+        self.parked = ParkedPlans.open(self.paths.parked_plans)
 
     @property
     def keyid(self) -> str:
@@ -135,6 +139,7 @@ class Instance:
             peers=self.peers,
             audit=self.audit,
             watch=self.watch,
+            shares=self.shares,
             limits=self.limits,
         )
         self.clients = Clients(
@@ -144,6 +149,7 @@ class Instance:
             peers=self.peers,
             audit=self.audit,
             dial=self.world.dial,
+            parked=self.parked,
             limits=self.limits,
             wall=self.world.wall,
         )

@@ -124,21 +124,26 @@ class ConfigStore:
         """Rises with each change that this process made or noticed."""
         return self._generation
 
-    def transform(self, fn: Callable[[Config], bool | None], *, replace_identity: bool = False) -> Config:
+    def transform(
+        self, fn: Callable[[Config], bool | None], *, replace_identity: bool = False, from_peer: bool = False
+    ) -> Config:
         """Change the configuration in one atomic, durable step, and return the one that is then in force.
 
         ``fn`` gets a copy to alter; it returns False for "no change", and whatever it raises ends the
         transaction. A copy left as it was is no change either: nothing is written and modno stays (or two
         peers that push to each other would restart each other for ever). Else modno grows by one, the result
         is validated, written, and told to the listeners before this returns. On UserError (with all problems)
-        or StorageError memory and file are as before.
+        or StorageError memory and file are as before. ``from_peer``: another instance chose the ids, which need
+        not obey the rule for new ones (W-10); what is odd is logged.
         """
         try:
             with self._transaction():
                 self._notice_edits()
                 before = self._config
                 draft = _copy(before)
-                return before if fn(draft) is False else self._commit(before, draft, replace_identity)
+                if fn(draft) is False:
+                    return before
+                return self._commit(before, draft, replace_identity, from_peer)
         finally:
             self._tell()  # also when only an edit of the file was noticed
 
@@ -153,7 +158,7 @@ class ConfigStore:
             finally:
                 self._changing = False
 
-    def _commit(self, before: Config, draft: Config, replace_identity: bool) -> Config:
+    def _commit(self, before: Config, draft: Config, replace_identity: bool, from_peer: bool) -> Config:
         # Not the caller's to choose: a request of the reference's API carries both (W-06).
         draft.version, draft.modno = CURRENT_VERSION, before.modno
         if draft == before:  # before it is put in order: a file in another order is no reason to write
@@ -164,7 +169,13 @@ class ConfigStore:
         old_identity = before.multihost.identity
         if old_identity.keyid and draft.multihost.identity != old_identity and not replace_identity:
             raise UserError("the instance's identity cannot be changed this way: all pairings would be lost")
-        _refuse("the change was not made", check(draft, before))
+        findings = check(draft, before, from_peer=from_peer)
+        _refuse("the change was not made", findings)
+        if from_peer:
+            known = set(check(before, before).warnings)
+            for warning in findings.warnings:
+                if warning not in known:
+                    log.warning("from another instance: %s", warning)
         draft.modno = _next(before.modno)
         self._write(draft, self._read())
         self._set(draft)

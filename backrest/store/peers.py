@@ -58,7 +58,7 @@ class PeerRecord:
     warnings: tuple[str, ...] = ()
     refused: int = 0  # operations of this peer that were not taken, since it connected
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
-    offered: tuple[str, ...] | None = None  # a hub: the guids of all that it shares with us; None: not known yet
+    offered: tuple[str, ...] | None = None  # a hub: the guids of what it shares with us; None: unknown
 
     def to_proto(self) -> sync.PeerState:
         """For the admin API and the file: the reference's message, secrets masked."""

@@ -74,18 +74,21 @@ def problems(config: Config, previous: Config | None = None) -> list[str]:
     return check(config, previous).problems
 
 
-def check(config: Config, previous: Config | None = None, *, now: float | None = None) -> Findings:
+def check(
+    config: Config, previous: Config | None = None, *, now: float | None = None, from_peer: bool = False
+) -> Findings:
     """Everything that is wrong with ``config``. To judge a file as it is, give it as ``previous`` too.
 
-    ``now`` (Unix time) is where the search for a schedule's next occurrence starts.
+    ``now`` (Unix time) is where the search for a schedule's next occurrence starts. ``from_peer``: what is new
+    was named by another instance, which may be older than our rule for ids.
     """
     now = time.time() if now is None else now
     before = previous if previous is not None else Config()
     found = Findings()
     _check_instance(config, before, found)
     _check_users(config, before, found)
-    _check_repos(config, before, found, now)
-    _check_plans(config, before, found, now)
+    _check_repos(config, before, found, now, from_peer)
+    _check_plans(config, before, found, now, from_peer)
     if config.HasField("multihost"):
         _check_multihost(config, before, found)
     elif before.multihost.HasField("identity"):
@@ -144,7 +147,7 @@ def _duplicates(what: str, values: Iterable[str], found: Findings) -> None:
         seen.add(value)
 
 
-def _check_repos(config: Config, before: Config, found: Findings, now: float) -> None:
+def _check_repos(config: Config, before: Config, found: Findings, now: float, from_peer: bool) -> None:
     earlier = {repo.id: repo for repo in before.repos}
     peers = {
         peer.instance_id for peer in (*config.multihost.known_hosts, *config.multihost.authorized_clients)
@@ -154,8 +157,8 @@ def _check_repos(config: Config, before: Config, found: Findings, now: float) ->
         old = earlier.get(repo.id)
         what = f"repo {quoted(repo.id)}"
         # A repo of another instance has the id that it has there: the user here cannot change it.
-        shared = bool(repo.origin_instance_id) and is_printable(repo.id)
-        _check_id(f"the id of {what}", repo.id, found, known=old is not None or shared)
+        theirs = (bool(repo.origin_instance_id) or from_peer) and is_printable(repo.id)
+        _check_id(f"the id of {what}", repo.id, found, known=old is not None or theirs)
         if not repo.uri:
             found.problems.append(f"{what}: there is no address (uri)")
         _check_guid(what, repo, old, found)
@@ -213,14 +216,15 @@ def _check_forget(what: str, repo: Repo, old: Repo | None, found: Findings, now:
         found.ours(f"{what}: a forget schedule cannot keep everything: disable the schedule", known=known)
 
 
-def _check_plans(config: Config, before: Config, found: Findings, now: float) -> None:
+def _check_plans(config: Config, before: Config, found: Findings, now: float, from_peer: bool) -> None:
     earlier = {plan.id: plan for plan in before.plans}
     repos = {repo.id for repo in config.repos}
     _duplicates("plan", (plan.id for plan in config.plans), found)
     for plan in config.plans:
         old = earlier.get(plan.id)
         what = f"plan {quoted(plan.id)}"
-        _check_id(f"the id of {what}", plan.id, found, known=old is not None)
+        theirs = from_peer and is_printable(plan.id)
+        _check_id(f"the id of {what}", plan.id, found, known=old is not None or theirs)
         if plan.HasField("schedule"):
             _tell(f"{what}: schedule", schedule_problem(plan.schedule, now), found)
         if not plan.paths and not plan.backup_flags:

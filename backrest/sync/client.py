@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -29,7 +30,9 @@ from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.removal import ParkedPlans
 from backrest.sync.link import Link, Stream
+from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
 from backrest.sync.pushing import FEATURES
 from backrest.sync.watch import ConfigWatch
@@ -103,6 +106,7 @@ class KnownHost:
         peers: PeerStore,
         audit: AuditLog,
         dial: Dial,
+        parked: ParkedPlans | None = None,
         limits: Limits | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -113,6 +117,7 @@ class KnownHost:
         self._oplog = oplog
         self._peers = peers
         self._audit = audit
+        self._parked = parked
         self._suspicion = ""  # the last that was recorded
         self._dial = dial
         self._limits = limits or Limits()
@@ -233,10 +238,12 @@ class KnownHost:
                 outbound = Outbound(
                     link,
                     self._entry,
-                    config=self._config,
                     watch=self._watch,
                     oplog=self._oplog,
                     peers=self._peers,
+                    write=partial(
+                        write_push, self._config, self._parked, self._audit, self._entry.instance_id
+                    ),
                     on_established=on_established,
                 )
                 try:
@@ -375,6 +382,7 @@ class Clients:
         peers: PeerStore,
         audit: AuditLog,
         dial: Dial,
+        parked: ParkedPlans | None = None,
         limits: Limits | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -385,6 +393,7 @@ class Clients:
             "peers": peers,
             "audit": audit,
             "dial": dial,
+            "parked": parked,
             "limits": limits,
         }
         self._watch = watch

@@ -24,6 +24,7 @@ from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.shares import Shares
 from backrest.sync import pairing
 from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
 from backrest.sync.inbound import Inbound
@@ -71,6 +72,7 @@ class Hub:
         peers: PeerStore,
         audit: AuditLog,
         watch: ConfigWatch,
+        shares: Shares | None = None,
         limits: Limits | None = None,
         trusted_proxies: Sequence[str] = (),
         wall: Callable[[], float] = time.time,
@@ -78,6 +80,7 @@ class Hub:
         self.oplog = oplog
         self.peers = peers
         self.watch = watch
+        self.shares = shares
         self._config = config
         self._audit = audit
         self._limits = limits or Limits()
@@ -345,7 +348,7 @@ class Hub:
 
     def set_config(self, change: Callable[[Config], bool]) -> Config:
         """Blocking: the store's transform, for a client that may change this hub's repos and plans."""
-        return self._config.transform(change)
+        return self._config.transform(change, from_peer=True)
 
 
 async def _turn_away(stream: Stream, code: Code, message: str) -> None:

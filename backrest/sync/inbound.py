@@ -22,10 +22,13 @@ from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
 from backrest.protocol import events, reconcile
 from backrest.store.mask import masked_remote_config
 from backrest.store.oplog import Meta
+from backrest.store.shares import Shares
 from backrest.store.text import one_line
 from backrest.sync import apply, views
 from backrest.sync.link import Link, Signal
+from backrest.sync.offers import Withdrawals
 from backrest.sync.pushing import Answers, Pushing, answers_pushes
+from backrest.sync.watch import Watch
 
 if TYPE_CHECKING:
     from backrest.sync.hub import Hub
@@ -81,6 +84,8 @@ class Inbound:
         self._pacer: reconcile.Pacer | None = None
         self._config = hub.watch.current
         self._pushing = Pushing(link, self.keyid, hub.peers)
+        self._withdrawals = Withdrawals(self._config.instance)
+        self._offered: frozenset[str] = frozenset()
         self._answers = Answers(link, lambda: views.remote_config(hub.watch.current, self._grants))
 
     def start(self) -> None:
@@ -108,6 +113,8 @@ class Inbound:
             self._hub.peers.update(self.keyid, **await shown(message))
             if isinstance(message, ReceiveConfig):
                 self._pushing.heard(message)
+                self._withdrawals.view(message.config)
+                self._withdraw()
             else:
                 self._pushing.listed(message)
         elif isinstance(message, apply.SetConfig):
@@ -261,6 +268,8 @@ class Inbound:
     async def follow_config(self) -> None:
         """Send the view again after each change; end the session when the change touches the client's own entry."""
         self.link.spawn(self._show_config)
+        if self._hub.shares is not None:
+            self.link.spawn(partial(self._follow_shares, self._hub.shares))
         began, config = self._config, self._config
         while True:
             config = await self._hub.watch.changed(config)
@@ -291,7 +300,26 @@ class Inbound:
         view = views.remote_config(config, self._grants)
         self.link.send_now("receive_config", item.SyncActionReceiveConfig(config=view))
         self.link.send_now("receive_resources", views.resources(config, self._grants, views.VIEW_CONFIG))
-        self._pushing.share(views.shared_repos(config, self._grants))
+        uris = self._hub.shares.of_client(self.keyid) if self._hub.shares is not None else {}
+        shared = views.shared_repos(config, self._grants, uris)
+        self._pushing.share(shared)
+        self._offered = frozenset(repo.guid for repo in shared)
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        self._pushing.withdraw(self._withdrawals.due(self._offered))
+
+    async def _follow_shares(self, shares: Shares) -> None:
+        """Send the view again when the client is to reach a repo under another address."""
+        with Watch(shares.subscribe) as changes:
+            sent = shares.of_client(self.keyid)
+            while True:
+                await changes.wait()
+                await self.link.room()
+                uris = shares.of_client(self.keyid)
+                if uris != sent and self._hub.authorizes(self._entry):
+                    sent = uris
+                    self._send_view(self._hub.watch.current)
 
     async def _set_config(self, message: apply.SetConfig) -> None:
         if not self._grants.has(READ_WRITE_CONFIG) and not answers_pushes(self.link):

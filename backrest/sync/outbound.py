@@ -22,12 +22,12 @@ from backrest import wire
 from backrest.errors import Code, Fault, PeerError
 from backrest.permissions import Grants
 from backrest.protocol import events
-from backrest.store.config import ConfigStore
 from backrest.store.oplog import Change, Meta, OpLog
 from backrest.store.peers import PeerStore
 from backrest.sync import apply, views
 from backrest.sync.inbound import change_config, shown
 from backrest.sync.link import Link, Signal
+from backrest.sync.offers import Offers
 from backrest.sync.pushing import Answers, Refusals
 from backrest.sync.watch import ConfigWatch
 
@@ -49,16 +49,18 @@ class Outbound:
         link: Link,
         entry: wire.config.Multihost.Peer,
         *,
-        config: ConfigStore,
         watch: ConfigWatch,
         oplog: OpLog,
         peers: PeerStore,
+        write: Callable[[Callable[[wire.config.Config], bool]], object],
         on_established: Callable[[], Awaitable[None]],
     ) -> None:
+        """``write`` is how a push of the hub gets into the configuration: the store's transform, or one that knows
+        what else belongs to it."""
         self._link = link
         self._entry = entry
         self._grants = Grants(entry.permissions)
-        self._config = config
+        self._write = write
         self._watch = watch
         self._oplog = oplog
         self._peers = peers
@@ -76,6 +78,7 @@ class Outbound:
         self._resources_due = False
         self._answers = Answers(link, lambda: views.remote_config(watch.current, self._grants))
         self._refusals = Refusals(entry.instance_id)
+        self._offers = Offers(entry.instance_id, partial(_offered, peers, entry.keyid))
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.PeerIdentified):
@@ -84,6 +87,7 @@ class Outbound:
             self._link.spawn(partial(self._follow_config, config))
             self._link.spawn(self._share_history)
             self._link.spawn(self._answers.run)
+            self._link.spawn(self._offers.run)
         elif isinstance(event, events.Established):
             await self._on_established()
         elif isinstance(event, events.HeartbeatReceived):
@@ -108,9 +112,12 @@ class Outbound:
             self._work.set()
         elif isinstance(message, Item.SyncActionReceiveConfig | Item.SyncActionReceiveResources):
             self._peers.update(self._entry.keyid, **await shown(message))
+            if isinstance(message, Item.SyncActionReceiveResources):
+                self._offers.view()
         elif isinstance(message, apply.SetConfig):
             await self._answers.turn()
-            report = await change_config(self._config.transform, self._entry, message)
+            report = await change_config(self._write, self._entry, message)
+            self._offers.shared(message)
             self._peers.update(self._entry.keyid, warnings=self._refusals.after(message, report))
             self._answers.give(report.told)
         else:
@@ -251,6 +258,10 @@ class Outbound:
             return [batch for batch in batches if batch]
 
         return await trio.to_thread.run_sync(read)
+
+
+def _offered(peers: PeerStore, keyid: str, guids: tuple[str, ...]) -> None:
+    peers.update(keyid, offered=guids)
 
 
 def _runs(changes: dict[int, str]) -> Iterator[tuple[str, list[int]]]:

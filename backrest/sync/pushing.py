@@ -148,6 +148,11 @@ class Pushing:
             return
         self._send(Item.SyncActionSetConfig(repos=repos), "shared")
 
+    def withdraw(self, repo_ids: Sequence[str]) -> None:
+        """Ask for the deletion of what is shared no longer; only a peer that answers is asked (sync/offers.py)."""
+        if repo_ids and answers_pushes(self._link):
+            self._send(Item.SyncActionSetConfig(repos_to_delete=repo_ids), "withdrawn")
+
     def _send(self, message: apply.SetConfig, what: str) -> None:
         self._link.send_now("set_config", message)
         self._count += 1
