@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -170,6 +171,25 @@ async def test_a_token_that_does_not_hold_is_refused_and_audited(
     )
     assert audit(hub)[-1]["event"] == "refused"
     assert "secret" not in hub.paths.audit.read_text().lower()
+
+
+async def test_a_mistake_in_a_session_with_a_hub_is_got_over(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, client = paired(world)
+    dial, dials = world.dial, 0
+
+    def mistaken(url: str) -> Any:
+        nonlocal dials
+        dials += 1
+        if dials in (1, 2):
+            raise RuntimeError("a mistake")
+        return dial(url)
+
+    monkeypatch.setattr(world, "dial", mistaken)
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+    assert dials == 3
 
 
 async def test_two_clients_racing_for_the_last_use_cannot_both_win(

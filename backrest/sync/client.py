@@ -130,9 +130,10 @@ class KnownHost:
         self._waiting = trio.CancelScope()
 
     async def run(self) -> None:
-        """Dial, again and again, until cancelled or stopped."""
-        with self._waiting:
-            await self._keep_dialling()
+        """Dial, again and again, until cancelled or stopped. May be called again when it raised."""
+        if not self._stopped:
+            with trio.CancelScope() as self._waiting:
+                await self._keep_dialling()
         if self._stopped:
             self._update(wire.sync.CONNECTION_STATE_DISCONNECTED, "")
 
