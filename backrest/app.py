@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import trio
 
 from backrest.admin.context import Context, Daemon
+from backrest.admin.guard import Guard, check_bind, is_loopback, read_token
 from backrest.admin.instance import init
 from backrest.admin.locking import held
 from backrest.admin.server import admin_app
@@ -25,7 +27,7 @@ from backrest.crypto import mlkem
 from backrest.engine import Engine
 from backrest.errors import BackrestError, StorageError, UserError
 from backrest.net.connect import ConnectApp, Stream
-from backrest.net.server import TlsFiles, serve
+from backrest.net.server import App, TlsFiles, serve
 from backrest.protocol.session import Limits
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
@@ -118,8 +120,9 @@ class _Daemon:
             trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
         ):
             async with trio.open_nursery() as servers:
+                token = await trio.to_thread.run_sync(self._admin_token)
                 addresses = await self._listen(servers)
-                await self._serve_admin(servers, addresses)
+                await self._serve_admin(servers, addresses, token)
                 async with trio.open_nursery() as background:
                     background.start_soon(self._write_peers)
                     background.start_soon(self._compact)
@@ -138,20 +141,36 @@ class _Daemon:
                     background.cancel_scope.cancel()
 
     async def _listen(self, nursery: trio.Nursery) -> list[str]:
-        tls = None
-        if self._settings.tls_cert is not None and self._settings.tls_key is not None:
-            tls = TlsFiles(str(self._settings.tls_cert), str(self._settings.tls_key))
         app = ConnectApp({SYNC_PATH: Stream(self._hub.serve)})
-        bound = await nursery.start(
-            partial(serve, app, binds=self._settings.binds, tls=tls, shutdown=self._stopping, grace_s=GRACE_S)
-        )
-        scheme = "http" if tls is None else "https"
-        addresses = [f"{scheme}://{_host(host)}:{port}" for host, port in bound]
+        addresses = await self._serve(nursery, app, self._settings.binds, self._tls())
         for address in addresses:
             log.info("listening on %s", address)
         return addresses
 
-    async def _serve_admin(self, nursery: trio.Nursery, addresses: list[str]) -> None:
+    def _tls(self) -> TlsFiles | None:
+        if self._settings.tls_cert is None or self._settings.tls_key is None:
+            return None
+        return TlsFiles(str(self._settings.tls_cert), str(self._settings.tls_key))
+
+    async def _serve(
+        self, nursery: trio.Nursery, app: App, binds: Sequence[str], tls: TlsFiles | None
+    ) -> list[str]:
+        """The addresses where ``app`` is now served, as URLs."""
+        bound = await nursery.start(
+            partial(serve, app, binds=binds, tls=tls, shutdown=self._stopping, grace_s=GRACE_S)
+        )
+        scheme = "http" if tls is None else "https"
+        return [f"{scheme}://{_host(host)}:{port}" for host, port in bound]
+
+    def _admin_token(self) -> str:
+        """What the TCP address of the admin API, if there is to be one, asks for."""
+        bind = self._settings.admin_address
+        if bind is None:
+            return ""
+        check_bind(bind, tls=self._tls() is not None, insecure=self._settings.admin_insecure)
+        return read_token(self._settings.admin_token_file or self._paths.admin_token)
+
+    async def _serve_admin(self, nursery: trio.Nursery, addresses: list[str], token: str) -> None:
         daemon = Daemon(pid=os.getpid(), started_ms=int(time.time() * 1000), addresses=tuple(addresses))
         context = Context(
             self._paths,
@@ -165,10 +184,15 @@ class _Daemon:
             daemon=daemon,
             ca_file=self._settings.ca_file,
         )
-        socket = f"unix:{self._paths.socket}"
-        await nursery.start(
-            partial(serve, admin_app(context), binds=[socket], shutdown=self._stopping, grace_s=GRACE_S)
-        )
+        app = admin_app(context)
+        bind = self._settings.admin_address
+        if bind is not None:
+            guard = Guard(app, token=token, hosts=(*self._settings.admin_hosts, bind.rpartition(":")[0]))
+            # On loopback nobody listens in, and a certificate has another name.
+            served = await self._serve(nursery, guard, [bind], None if is_loopback(bind) else self._tls())
+            context.daemon = replace(daemon, admin_addresses=tuple(served))
+            log.info("admin API at %s", ", ".join(served))
+        await self._serve(nursery, app, [f"unix:{self._paths.socket}"], None)
 
     async def _until_told_to_stop(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:

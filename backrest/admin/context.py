@@ -34,6 +34,8 @@ class Daemon:
     pid: int
     started_ms: int
     addresses: tuple[str, ...]
+    admin_addresses: tuple[str, ...] = ()
+    """Besides the socket."""
 
 
 class Context:

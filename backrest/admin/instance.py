@@ -98,6 +98,7 @@ def status(context: Context) -> dict[str, Any]:
             "pid": context.daemon.pid,
             "startedMs": str(context.daemon.started_ms),
             "addresses": list(context.daemon.addresses),
+            "adminAddresses": list(context.daemon.admin_addresses),
         }
     return result
 

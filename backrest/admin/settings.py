@@ -31,6 +31,14 @@ class Settings:
     restic_command: str | None = None
     instance_id: str | None = None
     """For the first run only; afterwards the configuration has it."""
+    admin_address: str | None = None
+    """HOST:PORT to serve the admin API at too, besides its socket."""
+    admin_token_file: Path | None = None
+    """What whoever asks there must show; None: the one in the data directory."""
+    admin_hosts: tuple[str, ...] = ()
+    """Names under which that address is reached, besides localhost."""
+    admin_insecure: bool = False
+    """The token may cross a network in clear."""
 
     @property
     def binds(self) -> tuple[str, ...]:

@@ -32,6 +32,12 @@ def _network(text: str) -> str:
         raise ValueError(f"{text!r} is neither an IP address nor a network (10.0.0.0/8)") from None
 
 
+def _admin_address(text: str) -> str:
+    """As for --bind-address, but a port alone is for this machine only."""
+    bind = parse_bind(text)
+    return "127.0.0.1" + bind if bind.startswith(":") else bind
+
+
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -76,6 +82,31 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     callback=parsed(_network),
     help="An address or network, besides loopback, whose X-Forwarded-For is believed; may be repeated.",
 )
+@click.option(
+    "--admin-address",
+    metavar="ADDR",
+    callback=parsed(_admin_address),
+    help="HOST:PORT to serve the admin API at, too, for who shows the token; a port alone is 127.0.0.1.",
+)
+@click.option(
+    "--admin-token-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file with the token for --admin-address, made if there is none; default admin-token in the data "
+    "directory.",
+)
+@click.option(
+    "--admin-host",
+    "admin_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which --admin-address is reached, besides localhost; may be repeated.",
+)
+@click.option(
+    "--admin-insecure",
+    is_flag=True,
+    help="Serve an --admin-address that other machines reach without TLS: the token crosses the network in clear.",
+)
 @click.option("--instance-id", metavar="ID", help="The name of this machine, for a first run without `init`.")
 def serve(
     bind_addresses: tuple[str, ...],
@@ -84,6 +115,10 @@ def serve(
     ca_file: Path | None,
     heartbeat: float | None,
     trusted_proxies: tuple[str, ...],
+    admin_address: str | None,
+    admin_token_file: Path | None,
+    admin_hosts: tuple[str, ...],
+    admin_insecure: bool,
     instance_id: str | None,
 ) -> None:
     """Run the daemon: accept clients, stay connected to hubs.
@@ -93,6 +128,10 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
+    if admin_address is None and (admin_token_file or admin_hosts or admin_insecure):
+        raise click.UsageError(
+            "--admin-token-file, --admin-host and --admin-insecure go with --admin-address."
+        )
     options = shared()
     paths = options.paths()
     settings = Settings(
@@ -106,6 +145,10 @@ def serve(
         trusted_proxies=trusted_proxies,
         restic_command=options.restic_cmd,
         instance_id=instance_id,
+        admin_address=admin_address,
+        admin_token_file=admin_token_file and admin_token_file.absolute(),
+        admin_hosts=admin_hosts,
+        admin_insecure=admin_insecure,
     )
     _check(settings)
     from backrest import app

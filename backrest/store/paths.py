@@ -65,12 +65,20 @@ class Paths:
         return self.data_dir / "shares.json"
 
     @property
+    def pushes(self) -> Path:
+        return self.data_dir / "pushes.json"
+
+    @property
     def lock(self) -> Path:
         return self.data_dir / "lock"
 
     @property
     def socket(self) -> Path:
         return self.data_dir / "admin.sock"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.data_dir / "admin-token"
 
     @property
     def tasklogs(self) -> Path:
