@@ -70,8 +70,10 @@ async def add(
     permissions: list[str] | None = None,
     wait: bool = True,
     ca_file: str | None = None,
+    new_key: bool = False,
 ) -> dict[str, Any]:
-    """Adds the hub (or gives a known one a new address and secret), then waits for the pairing's result."""
+    """Adds the hub (or gives a known one a new address and secret, with ``new_key`` also another key than it had),
+    then waits for the pairing's result."""
     import trio
 
     if ca_file and context.daemon is not None:
@@ -79,7 +81,7 @@ async def add(
             "a daemon is running and does the dialling: give --ca-file to `backrest serve` instead"
         )
     parsed, address = read_token(token), check_url(url)
-    entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions)
+    entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions, new_key)
     await emit({"entered": {"instanceId": entry.instance_id, "instanceUrl": address, "known": known}})
     if not entry.initial_pairing_secret:
         connected, message = True, "it was connected already: the token was not needed"
@@ -101,23 +103,31 @@ async def add(
 
 
 def _enter(
-    context: Context, token: PairingToken, url: str, permissions: list[str] | None
+    context: Context, token: PairingToken, url: str, permissions: list[str] | None, new_key: bool
 ) -> tuple[Peer, bool]:
     """The entry as it now stands in the configuration, and whether the hub was known before."""
     granted = None if permissions is None else grants(permissions)
-    known = False
+    known, old_key = False, ""
 
     def enter(config: wire.config.Config) -> None:
-        nonlocal known
+        nonlocal known, old_key
         require_identity(config)
         if token.keyid == config.multihost.identity.keyid:
             raise UserError("this token was made by this very machine: paste it on the client")
+        old = next((h for h in config.multihost.known_hosts if h.instance_id == token.instance_id), None)
+        if old is not None and old.keyid != token.keyid and new_key:
+            old_key, old.keyid = old.keyid, token.keyid  # its grants, its repositories and their plans stay
         for other in (*config.multihost.known_hosts, *config.multihost.authorized_clients):
             if other.instance_id == token.instance_id and other.keyid != token.keyid:
+                if other is old:
+                    raise ConflictError(
+                        f"the hub {token.instance_id!r} is known here with another key: if you know that its "
+                        "identity was replaced (`backrest identity rotate`, a new installation), run this again "
+                        "with --new-key"
+                    )
                 raise ConflictError(
-                    f"a peer called {token.instance_id!r} is known here with another key: if that machine "
-                    "was set up "
-                    f"anew, remove the old entry first (`backrest host remove` or `backrest client remove`)"
+                    f"a client called {token.instance_id!r} is known here with another key: if that machine "
+                    "was set up anew, remove the old entry first (`backrest client remove`)"
                 )
         if token.instance_id == config.instance:
             raise ConflictError(f"the hub and this machine have the same instance id {config.instance!r}")
@@ -141,6 +151,8 @@ def _enter(
 
     config = context.config.transform(enter)
     entry = find(config.multihost.known_hosts, token.keyid, "hub")
+    if old_key:
+        context.peers.remove(old_key)
     context.audit.append(
         "host-added",
         instance=entry.instance_id,
@@ -148,6 +160,7 @@ def _enter(
         url=url,
         permissions=formatted(entry.permissions),
         known=known,
+        **({"old_keyid": old_key} if old_key else {}),
     )
     return entry, known
 

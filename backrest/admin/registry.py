@@ -42,6 +42,8 @@ METHODS: Mapping[str, Method] = {
     "Init": Method("instance", "init"),
     "Status": Method("instance", "status"),
     "WatchStatus": Method("instance", "watch", reports=True),
+    "ShowIdentity": Method("identity", "show", only_reads=True),
+    "RotateIdentity": Method("identity", "rotate"),
     "CreateToken": Method("tokens", "create"),
     "ListTokens": Method("tokens", "list_tokens", only_reads=True),
     "PruneTokens": Method("tokens", "prune"),

@@ -42,6 +42,11 @@ def host() -> None:
     type=click.Path(exists=True, dir_okay=False),
     help="Certificates (PEM) to check the hub against when no daemon runs; a daemon has its own --ca-file.",
 )
+@click.option(
+    "--new-key",
+    is_flag=True,
+    help="The hub is known here with another key, which was replaced: take the token's, keep all else.",
+)
 @json_option
 @click.pass_context
 def add(
@@ -51,6 +56,7 @@ def add(
     grants: tuple[str, ...],
     no_wait: bool,
     ca_file: str | None,
+    new_key: bool,
     as_json: bool,
 ) -> None:
     """Pair with a hub: paste the TOKEN that `backrest token create` printed there.
@@ -79,6 +85,7 @@ def add(
         permissions=list(grants) or None,
         wait=not no_wait,
         ca_file=os.path.abspath(ca_file) if ca_file else None,
+        new_key=new_key,
     )
     name = result["host"]["peerInstanceId"]
     failed = result["waited"] and not result["connected"]

@@ -13,6 +13,7 @@ from backrest.cli.base import Root, shared_options
 COMMANDS = {
     "init": ("init", "Give this machine an identity and a configuration."),
     "serve": ("serve", "Run the daemon: accept clients, stay connected to hubs."),
+    "identity": ("identity", "The key by which peers know this machine."),
     "status": ("status", "Show this instance and each peer."),
     "token": ("token", "Pairing tokens, which let a client in (on the hub)."),
     "host": ("host", "The hubs that this machine reports to (on the client)."),

@@ -307,7 +307,11 @@ class Session:
     def _wrong_hub(self, keyid: str, instance_id: str) -> str:
         expected_keyid, expected_instance_id = self._expected
         if keyid != expected_keyid:
-            return f"the hub has another key than the one that was dialled: {keyid}, not {expected_keyid}"
+            return (
+                f"the hub has another key than the one that was dialled: {keyid}, not {expected_keyid}. If its "
+                "identity was replaced, pair again with a token from it ('backrest host add TOKEN --url URL "
+                "--new-key'); if not, something else answers at its address"
+            )
         return f"the hub calls itself {instance_id[:100]!r}, not {expected_instance_id!r}"
 
     def _on_item(self, kind: str, message: Message) -> list[Event]:

@@ -39,6 +39,14 @@ REFUSALS_AUDITED = 100  # a minute: strangers must not be able to fill the disk 
 PRUNE_EVERY_S = 600.0  # a token that expired lets nobody in: this is tidying
 REFUSALS_LOGGED = 100  # a minute: nor with the log's lines
 
+_NOT_AUTHORIZED = (
+    "this client is not authorized on the hub: pair it with a token. If its identity was replaced, remove it on the "
+    "hub first, with 'backrest client remove'"
+)
+_OTHER_KEY = (
+    "somebody with its instance id and another key was refused: if its identity was replaced, remove it here "
+    "('backrest client remove') and pair it again with a new token"
+)
 _TOO_MANY = "too many failed pairings: try again in a minute"
 
 # What an honest peer never does: garbage, a man in the middle, a replay, a reflection, a forged signature.
@@ -206,12 +214,13 @@ class Hub:
                         "a client whose instance id was changed must be removed on the hub and paired again"
                     ),
                 )
+            elif entry.instance_id == peer.instance_id and entry.keyid not in self._live:
+                # Anybody can claim a name, so this is said of the peer that we know, and changes nothing of it.
+                self.peers.update(
+                    entry.keyid, instance_id=entry.instance_id, role="client", message=_OTHER_KEY
+                )
         if not peer.pairing_secret:
-            raise await self._refuse(
-                peer,
-                address,
-                pairing.refusal("this client is not authorized on the hub: pair it with a token"),
-            )
+            raise await self._refuse(peer, address, pairing.refusal(_NOT_AUTHORIZED))
         # The secret is looked at first, and only who has none of ours is limited: 256 random bits cannot be guessed,
         # limit or not, and a limit that came first would let ten strangers keep everybody from pairing. What it
         # protects is the audit log, the disk under it, and a short secret that somebody wrote in by hand.
