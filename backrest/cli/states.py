@@ -47,11 +47,47 @@ VERDICTS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 AWAY_MS = 36 * 3600 * 1000
 
 
+# What a person can do about a state, where the message alone says what happened: by what the peer is to us.
+_ADVICE = {
+    ("host", "CONNECTION_STATE_UNKNOWN"): "it has not been dialled yet: `backrest serve` does that",
+    ("client", "CONNECTION_STATE_UNKNOWN"): "it has never been here: look at `backrest status` there",
+    ("host", "CONNECTION_STATE_RETRY_WAIT"): (
+        "it is tried again by itself; if it stays so, look whether `backrest serve` runs there, and whether its URL is "
+        "reached from here"
+    ),
+    ("host", "CONNECTION_STATE_ERROR_AUTH"): (
+        "if it stays so, make a new token there (`backrest token create`), and run `backrest host add` with it here"
+    ),
+    ("client", "CONNECTION_STATE_ERROR_AUTH"): (
+        "if it stays so, remove it (`backrest client remove`), and pair it again with a new token"
+    ),
+    (
+        "host",
+        "CONNECTION_STATE_ERROR_PROTOCOL",
+    ): "the logs on both sides say more; update the older of the two programs",
+    ("client", "CONNECTION_STATE_ERROR_PROTOCOL"): (
+        "the logs on both sides say more; update the older of the two programs"
+    ),
+    ("host", "CONNECTION_STATE_ERROR_INTERNAL"): "the log of the daemon here says more",
+    ("client", "CONNECTION_STATE_ERROR_INTERNAL"): "the log of the daemon here says more",
+}
+
+
+def advice(peer: dict[str, Any], now_ms: int) -> str:
+    """What to do about the peer's state, as a sentence without its end; empty when there is nothing to do."""
+    state = peer["state"]
+    heard = int(peer.get("lastHeartbeatMillis", 0))
+    if state == "CONNECTION_STATE_DISCONNECTED" and heard and now_ms - heard > AWAY_MS:
+        return "it has been away for long: look at `backrest status` there"
+    return _ADVICE.get((peer.get("role", ""), state), "")
+
+
 def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
     """(exit code, one line) for a monitoring system.
 
     Critical: peers are configured and no daemon runs; a peer is refused, breaks the protocol or fails inside;
-    one was not heard of for AWAY_MS. Warning: one is not connected, or reports something to look at.
+    one was not heard of for AWAY_MS. Warning: one is not connected, or was never heard of, or reports something to
+    look at; a plan is parked.
     """
     peers = status["peers"]
     if not status["instance"]["keyId"]:
@@ -62,11 +98,13 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
     for peer in peers:
         state = peer["state"]
         heard = max(int(peer.get("lastHeartbeatMillis", 0)), 0)
-        level, word = OK, ""
+        level, word = OK, CONNECTION.get(state, state)
+        if message := peer.get("statusMessage"):
+            word = f"{word} ({message})"
         if state.startswith("CONNECTION_STATE_ERROR"):
-            level, word = CRITICAL, CONNECTION.get(state, state)
+            level = CRITICAL
         elif state != "CONNECTION_STATE_CONNECTED":
-            level, word = (CRITICAL if now_ms - heard > AWAY_MS else WARNING), CONNECTION.get(state, state)
+            level = CRITICAL if heard and now_ms - heard > AWAY_MS else WARNING
         elif peer.get("warnings"):
             level, word = WARNING, peer["warnings"][0]
         if level:

@@ -65,6 +65,8 @@ def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:
     if daemon["running"]:
         age = formats.age(time.time() - int(daemon["startedMs"]) / 1000)
         runs = f"runs since {age} (pid {daemon['pid']}) at {', '.join(daemon['addresses'])}"
+        if daemon.get("adminAddresses"):
+            runs += f", admin API at {', '.join(daemon['adminAddresses'])}"
     else:
         runs = "does not run"
     return [
@@ -104,8 +106,11 @@ def _ago(ms: Any) -> str:
 
 def _remarks(result: dict[str, Any]) -> list[str]:
     lines = []
+    now_ms = time.time_ns() // 1_000_000
     for peer in result["peers"]:
         name = peer["peerInstanceId"]
+        if advice := states.advice(peer, now_ms):
+            lines.append(f"{name}: {advice}")
         lines += [f"{name}: {warning}" for warning in peer.get("warnings", ())]
         if peer.get("refused"):
             lines.append(
