@@ -61,15 +61,10 @@ _ADVICE = {
     ("client", "CONNECTION_STATE_ERROR_AUTH"): (
         "if it stays so, remove it (`backrest client remove`), and pair it again with a new token"
     ),
-    (
-        "host",
-        "CONNECTION_STATE_ERROR_PROTOCOL",
-    ): "the logs on both sides say more; update the older of the two programs",
-    ("client", "CONNECTION_STATE_ERROR_PROTOCOL"): (
-        "the logs on both sides say more; update the older of the two programs"
-    ),
-    ("host", "CONNECTION_STATE_ERROR_INTERNAL"): "the log of the daemon here says more",
-    ("client", "CONNECTION_STATE_ERROR_INTERNAL"): "the log of the daemon here says more",
+}
+_ADVICE_FOR_ALL = {
+    "CONNECTION_STATE_ERROR_PROTOCOL": "the logs on both sides say more; update the older of the two programs",
+    "CONNECTION_STATE_ERROR_INTERNAL": "the log of the daemon here says more",
 }
 
 
@@ -79,7 +74,7 @@ def advice(peer: dict[str, Any], now_ms: int) -> str:
     heard = int(peer.get("lastHeartbeatMillis", 0))
     if state == "CONNECTION_STATE_DISCONNECTED" and heard and now_ms - heard > AWAY_MS:
         return "it has been away for long: look at `backrest status` there"
-    return _ADVICE.get((peer.get("role", ""), state), "")
+    return _ADVICE.get((peer.get("role", ""), state)) or _ADVICE_FOR_ALL.get(state, "")
 
 
 def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
