@@ -24,11 +24,14 @@ from backrest.crypto.identity import Identity, handshake_digest, verify_handshak
 from conformance.framing import COMPRESSED, END, End, Reader, envelope, parse_end
 from conformance.h2raw import Broken, RawStream
 from conformance.model import Failed, check
+from conformance.outcome import announce
 
 Item = wire.sync.SyncStreamItem
 Handshake = Item.SyncActionHandshake
 
 PATH = "/v1sync.BackrestSyncService/Sync"
+SOON_S = 12.0
+"""Less than the 15 s after which a hub ends every stream of a stranger, with an error too."""
 PUSHED = ("receive_config", "receive_resources", "set_config", "heartbeat")
 """What the other side may send at any time: a configuration changes whenever another case pairs a client."""
 
@@ -225,14 +228,22 @@ class AsClient(Talk):
         hello: Handshake = await self.expect("handshake", skip=())
         return hello
 
-    async def hello(self, identity: Identity, instance_id: str, secret: str = "") -> None:
+    async def hello(
+        self, identity: Identity, instance_id: str, secret: str = "", *, announcing: bool = False
+    ) -> None:
+        """``announcing``: with the feature push-outcome/1."""
         assert self.channel is not None
-        await self.send("handshake", handshake(identity, instance_id, secret, self.channel.transcript))
+        hello = handshake(identity, instance_id, secret, self.channel.transcript)
+        await self.send("handshake", announce(hello) if announcing else hello)
 
     async def expect_end(self, *codes: str | None) -> End:
         """The stream must end with an end-of-stream message with one of these codes (all but success if none is
-        given), and END_STREAM must follow."""
-        end = await self.until_end()
+        given, and then so soon that it is not the deadline of 15 s that ends it), and END_STREAM must follow."""
+        if codes:
+            end = await self.until_end()
+        else:
+            async with patience(SOON_S, "the end of the stream, which must come at once"):
+                end = await self.until_end()
         wanted = ", ".join(str(code) for code in codes) or "an error"
         check(end.how == "message", f"instead of an end-of-stream message ({wanted}) came {end}")
         ok = end.code in codes if codes else end.code is not None

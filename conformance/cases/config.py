@@ -12,6 +12,7 @@ from typing import Any
 from backrest import wire
 from conformance.hublab import HubLab, Member
 from conformance.model import Role, case, check, hub
+from conformance.outcome import announced, extended, outcome
 from conformance.peer import AsClient, Item
 from conformance.seats import FIXTURE_PASSWORD, fixture_guid
 
@@ -286,6 +287,78 @@ async def _(lab: HubLab) -> None:
         config = await lab.config(talk)
         check(_no_plan("conf-new")(config), "the plan is still there")
         check("conf-new" not in {one.id for one in config.repos}, "the repo is still there")
+
+
+async def _answer(lab: HubLab, talk: AsClient, push: Set, number: int) -> tuple[Any, list[str]]:
+    """Push; the receive_config that says what became of it."""
+    await talk.send("set_config", push)
+    while True:
+        received = await talk.expect("receive_config")
+        taken, refused = outcome(received)
+        if taken:
+            check(taken == number, f"it counts {taken} set_configs, not {number}")
+            return received.config, refused
+
+
+@hub(
+    "config/29",
+    "a client that announced push-outcome/1 hears how many pushes were taken, and what the last one did not do",
+    "9",
+    ours=True,
+    serial=True,
+    needs=("fixture", "write"),
+)
+async def _(lab: HubLab) -> None:
+    member = await lab.member("write")
+    async with lab.dial() as talk:
+        await talk.exchange()
+        check(announced(await talk.hub_hello()), "the hub does not announce push-outcome/1")
+        await talk.hello(member.identity, member.instance_id, announcing=True)
+        _, refused = await _answer(lab, talk, Set(plans=[_plan("conf-told", "conf-a")]), 1)
+        check(not refused, f"refused: {refused}")
+        bad = Set(plans=[_plan("conf-told", "nowhere")])
+        config, refused = await _answer(lab, talk, bad, 2)
+        check(len(refused) == 1 and "conf-told" in refused[0], f"refused: {refused}")
+        check(_with_plan("conf-told")(config), "the plan of the first push is not there")
+        _, refused = await _answer(lab, talk, Set(plans_to_delete=["conf-told"]), 3)
+        check(not refused, f"refused: {refused}")
+
+
+@hub(
+    "config/30",
+    "a client without READ_WRITE_CONFIG that announced push-outcome/1 hears that nothing was applied",
+    "9",
+    ours=True,
+    serial=True,
+    needs=("fixture",),
+)
+async def _(lab: HubLab) -> None:
+    member = await lab.member()
+    async with lab.keyed() as talk:
+        await talk.hello(member.identity, member.instance_id, announcing=True)
+        _, refused = await _answer(lab, talk, Set(plans_to_delete=["conf-a1"]), 1)
+        check(len(refused) == 1, f"refused: {refused}")
+        check(await lab.fence(talk, {1: 1}) == [1], "the session does not go on")
+
+
+@hub(
+    "config/31",
+    "a client that announced nothing gets no field that the schema does not know",
+    "9",
+    serial=True,
+    needs=("fixture", "write"),
+)
+async def _(lab: HubLab) -> None:
+    member = await lab.member("write")
+    async with lab.keyed() as talk:
+        await talk.hello(member.identity, member.instance_id)
+        check(not extended(await talk.expect("receive_config", skip=())), "unknown fields in the first view")
+        await talk.send(
+            "set_config", Set(plans_to_delete=["conf-never-was"], plans=[_plan("conf-x", "conf-a")])
+        )
+        check(not extended(await talk.expect("receive_config")), "unknown fields after a push")
+        await talk.send("set_config", Set(plans_to_delete=["conf-x"]))
+        check(not extended(await talk.expect("receive_config")), "unknown fields after a push")
 
 
 @hub(

@@ -150,6 +150,7 @@ def _bad_flags(id: str, what: str, flags: int) -> None:
         async with lab.dial() as talk:
             await talk.send_envelope(b"{}" if flags & END else _public_key().SerializeToString(), flags)
             await talk.expect_end()
+            check("establish_shared_secret" not in talk.items, "the hub answered it with its half")
 
     case(id, Role.HUB, f"{what} ends the stream with an error, at once", "1", run, ours=True)
 
@@ -382,6 +383,9 @@ async def _(lab: HubLab) -> None:
     async with lab.dial(connect_protocol_version="2") as talk:
         await talk.send_envelope(_public_key().SerializeToString())
         await talk.expect_end()
+        check(
+            "establish_shared_secret" not in talk.items, "the hub answered with its half of the key exchange"
+        )
 
 
 @hub("http/43", "connect-timeout-ms ends a stream when it has passed, with deadline_exceeded", "1", ours=True)

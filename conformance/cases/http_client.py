@@ -111,18 +111,23 @@ def _bad_envelope(id: str, what: str, data: bytes, **more: bool) -> None:
     case(id, Role.CLIENT, f"{what} makes the client leave", "1", run, **more)
 
 
-@client("http/74", "a compressed message without a declared encoding makes the client leave", "1")
-async def _(seat: Seat) -> None:
-    async with seat.established() as talk:
-        await talk.fence()
-        record = talk.seal(item("operation_manifest").SerializeToString())[5:]
-        await talk.send_envelope(gzip(record), COMPRESSED)
-        seen = len(talk.items)
-        await seat.gone(talk)
-        check("operation_manifest" not in talk.items[seen:], "the client answered what was in it")
+def _flagged(id: str, what: str, packed: bool, flags: int, **more: bool) -> None:
+    """A true record, in an envelope that must not be taken: the client must not act upon it."""
+
+    async def run(seat: Seat) -> None:
+        async with seat.established() as talk:
+            await talk.fence()
+            record = talk.seal(item("operation_manifest").SerializeToString())[5:]
+            await talk.send_envelope(gzip(record) if packed else record, flags)
+            seen = len(talk.items)
+            await seat.gone(talk)
+            check("operation_manifest" not in talk.items[seen:], "the client answered what was in it")
+
+    case(id, Role.CLIENT, f"{what} makes the client leave", "1", run, **more)
 
 
-_bad_envelope("http/75", "an unknown flag (0x04)", envelope(b"", 4), ours=True)
+_flagged("http/74", "a compressed message without a declared encoding", True, COMPRESSED)
+_flagged("http/75", "an unknown flag (0x04)", False, 4, ours=True)
 _bad_envelope("http/76", "an end-of-stream message that is no JSON", envelope(b"\xff{", END))
 _bad_envelope(
     "http/77", "the end-of-stream message alone, without END_STREAM", envelope(b"{}", END), ours=True

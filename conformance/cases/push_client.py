@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from backrest import wire
 from conformance.model import Role, case, check, client
+from conformance.outcome import announce, announced, extended, outcome
+from conformance.peer import AsHub, Item
 from conformance.pushes import (
     SHARED,
     VIEW,
@@ -480,6 +482,60 @@ async def _(seat: Seat) -> None:
     async with watching(seat) as talk:
         push = Set(repos=[a_repo("x", id="conf-a"), good, a_repo("x", uri="/nonexistent/conf-b")])
         await pushed(talk, push, has_repo(good.guid), "the good repo in it")
+
+
+@client(
+    "config/86",
+    "a hub that announced push-outcome/1 hears how many pushes were taken, and what the last one did not do",
+    "9",
+    ours=True,
+    grants=(VIEW, SHARED),
+)
+async def _(seat: Seat) -> None:
+    async with seat.keyed() as talk:
+        await talk.send("handshake", announce(seat.handshake(talk)))
+        check(announced(await talk.client_hello()), "the client does not announce push-outcome/1")
+        await talk.open()
+        await talk.expect("operation_manifest")
+        repo = a_repo("told")
+        pushes = (
+            (Set(repos=[repo]), ""),
+            (Set(repos=[repo, a_repo("untold", guid="")]), "conf-untold"),
+            (Set(plans=[a_plan("conf-x15", "conf-told")]), "conf-x15"),
+            (Set(repos=[repo]), ""),
+        )
+        async with seat.lab.alone:
+            for number, (push, refused) in enumerate(pushes, start=1):
+                await talk.send("set_config", push)
+                while not outcome(received := await _next_view(talk))[0]:
+                    pass
+                taken, sentences = outcome(received)
+                check(taken == number, f"it counts {taken} set_configs, not {number}")
+                check(has_repo(repo.guid)(received.config), "the repo of the first push is not there")
+                told = [sentence for sentence in sentences if refused in sentence]
+                check(len(sentences) == bool(refused) == len(told), f"refused: {sentences}")
+
+
+async def _next_view(talk: AsHub) -> Item.SyncActionReceiveConfig:
+    received: Item.SyncActionReceiveConfig = await talk.expect(
+        "receive_config", skip=("receive_resources", "operation_manifest", "heartbeat", "receive_operations")
+    )
+    return received
+
+
+@client(
+    "config/87",
+    "a hub that announced nothing gets no field that the schema does not know",
+    "9",
+    grants=(VIEW, SHARED),
+)
+async def _(seat: Seat) -> None:
+    async with seat.established() as talk:
+        check(not extended(await _next_view(talk)), "unknown fields in the first view")
+        await talk.expect("operation_manifest")
+        async with seat.lab.alone:
+            await talk.send("set_config", Set(repos=[a_repo("silent")]))
+            check(not extended(await _next_view(talk)), "unknown fields after a push")
 
 
 @client("config/76", "deleting what is not there does no harm", "8", grants=(WRITE,))

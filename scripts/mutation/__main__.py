@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from mutation.catalogue import MUTANTS
 from mutation.model import PACKAGE, Mutant, Stale
-from mutation.trial import Trial, Verdict
+from mutation.trial import Trial, Verdict, stop_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mutants: {text}", file=sys.stderr)
     if stale:
         return 1
-    with tempfile.TemporaryDirectory(prefix="backrest-mutants-") as directory:
-        rows = _table(chosen, Path(directory), options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="backrest-mutants-", ignore_cleanup_errors=True) as directory:
+        try:
+            rows = _table(chosen, Path(directory), options)
+        finally:
+            stop_all()
     survivors = [row.id for row in rows if not row.good]
     weak = sum(bool(row.weak) for row in rows)
     caught = sum(row.outcome == "caught" for row in rows)
@@ -84,15 +89,18 @@ def _table(chosen: list[Mutant], directory: Path, options: argparse.Namespace) -
     shutil.copytree(PACKAGE.parent / "conformance", original / "conformance")
     roles = sorted({mutant.role for mutant in chosen})
     rows: list[Row] = []
-    with ThreadPoolExecutor(options.jobs) as pool:
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
         controls = (
             [] if options.no_control else [pool.submit(_control, r, original, directory) for r in roles]
         )
-        trials = [pool.submit(_try, mutant, original, directory) for mutant in chosen]
+        trials = [pool.submit(_try, mutant, original, directory, options.quick) for mutant in chosen]
         for trial in (*controls, *trials):
             row = trial.result()
             rows.append(row)
             _show(row, sys.stderr.isatty() or not options.json)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return rows
 
 
@@ -119,12 +127,12 @@ def _control(role: str, original: Path, work: Path) -> Row:
     )
 
 
-def _try(mutant: Mutant, original: Path, work: Path) -> Row:
+def _try(mutant: Mutant, original: Path, work: Path, quick: bool) -> Row:
     started = time.monotonic()
     package = Path(tempfile.mkdtemp(dir=work))
     try:
         mutant.plant(original / "backrest", package / "backrest")
-        verdict = _judge(mutant, package, original, work)
+        verdict = _judge(mutant, package, original, work, quick)
     except Stale as error:  # edited between the check and the copy
         verdict = Verdict(trouble=str(error))
         return Row(mutant.id, mutant.role, mutant.says, "STALE", (), str(error), 0)
@@ -136,11 +144,11 @@ def _try(mutant: Mutant, original: Path, work: Path) -> Row:
     return Row(mutant.id, mutant.role, mutant.says, outcome, verdict.failed, weak, seconds)
 
 
-def _judge(mutant: Mutant, package: Path, original: Path, work: Path) -> Verdict:
-    """First the cases that should catch it, then all the others that need no deadline, then all."""
+def _judge(mutant: Mutant, package: Path, original: Path, work: Path, quick: bool) -> Verdict:
+    """First the cases that should catch it, then all that need no deadline, then all."""
     likely = [word for glob in mutant.likely for word in ("--only", glob)]
     verdict = Verdict()
-    for selection in (likely, ["--fast"], []):
+    for selection in (likely,) if quick else (likely, ["--fast"], []):
         verdict = Trial(mutant.role, package, original, work).run(*selection)
         if not verdict.good:
             break
@@ -155,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the mutants, run none")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side")
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout")
+    parser.add_argument(
+        "--quick", action="store_true", help="only with the cases that are expected to catch each"
+    )
     parser.add_argument(
         "--no-control", action="store_true", help="leave out the run of the unmutated program"
     )

@@ -39,6 +39,32 @@ class Verdict:
         return not self.failed and not self.trouble
 
 
+_running: set[subprocess.Popen[str]] = set()
+_stopping = threading.Event()
+
+
+def stop_all() -> None:
+    """Nothing outlives this program, whatever ends it."""
+    _stopping.set()
+    for process in tuple(_running):
+        process.kill()
+
+
+def _started(*command: str, cwd: Path, env: dict[str, str], quiet: bool = False) -> subprocess.Popen[str]:
+    if _stopping.is_set():
+        raise RuntimeError("the program is being stopped")
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _running.add(process)
+    return process
+
+
 class Trial:
     """``package``: the folder that holds the backrest to be tested. ``original``: that of the suite."""
 
@@ -121,14 +147,7 @@ class Trial:
         )
 
     def _suite(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "conformance", *arguments],
-            cwd=self._original,
-            env=self._suite_env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return _started("conformance", *arguments, cwd=self._original, env=self._suite_env)
 
     @staticmethod
     def _judged(suite: subprocess.Popen[str]) -> Verdict:
@@ -147,14 +166,7 @@ class Trial:
     @contextmanager
     def _daemon(self) -> Iterator[str]:
         """The running program's address, empty when it did not start."""
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "backrest", "serve", *SERVE],
-            cwd=self._home,
-            env=self._mutant_env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        daemon = _started("backrest", "serve", *SERVE, cwd=self._home, env=self._mutant_env, quiet=True)
         address: list[str] = []
         listening = threading.Event()
         reader = threading.Thread(target=_follow, args=(daemon, address, listening), daemon=True)
