@@ -164,7 +164,8 @@ def _write_repo(
 ) -> None:
     other = next((r for r in config.repos if r is not here and r.id == repo.id), None)
     if other is None:
-        other = next((r for r in config.repos if r is not here and r.uri == repo.uri), None)
+        place = _place(repo.uri)
+        other = next((r for r in config.repos if r is not here and _place(r.uri) == place), None)
     if other is not None:
         what = "id" if other.id == repo.id else "address"
         seen = other.id == repo.id or grants.repo(other.id, *VIEW_RESOURCES)
@@ -193,6 +194,11 @@ def _write_repo(
                     plan.repo = new.id
         here.CopyFrom(new)
         report.did("repo", repo.id, "changed")
+
+
+def _place(uri: str) -> str:
+    """The address in one way of writing it, as far as restic says the same of several."""
+    return uri.removeprefix("local:").rstrip("/") or uri
 
 
 def _delete_plan(config: Config, grants: Grants, plan_id: str, report: Report) -> None:

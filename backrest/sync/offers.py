@@ -79,7 +79,7 @@ class Withdrawals:
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._has: list[tuple[str, str, tuple[str, ...]]] = []  # id there, guid, the plans there that use it
-        self._asked: set[tuple[str, tuple[str, ...]]] = set()
+        self._asked: dict[str, tuple[str, ...]] = {}  # id there -> the plans there when it was asked for last
 
     def view(self, config: wire.sync.RemoteConfig) -> None:
         """What the client shows of its configuration."""
@@ -92,12 +92,10 @@ class Withdrawals:
     def due(self, offered: Collection[str]) -> list[str]:
         """The ids to delete there, each once: again only when the plans that use it have changed, or it was offered
         in between. What is refused is not asked for in a loop."""
-        gone = [(repo_id, plans) for repo_id, guid, plans in self._has if guid not in offered]
-        still = {repo_id for repo_id, guid, _ in self._has if guid in offered}
-        self._asked = {(repo_id, plans) for repo_id, plans in self._asked if repo_id not in still}
-        due = [(repo_id, plans) for repo_id, plans in gone if (repo_id, plans) not in self._asked]
-        self._asked.update(due)
-        return [repo_id for repo_id, _ in due]
+        gone = {repo_id: plans for repo_id, guid, plans in self._has if guid not in offered}
+        due = [repo_id for repo_id, plans in gone.items() if self._asked.get(repo_id) != plans]
+        self._asked = gone
+        return due
 
 
 def write_push(

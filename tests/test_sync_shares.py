@@ -1,0 +1,385 @@
+"""Shared repos between a hub and its clients: handed out, taken back, skipped; and the plans that wait for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from sync_world import BOTH, GUID, Instance, World
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from backrest import wire
+from backrest.store.audit import read
+from backrest.store.removal import remove_peer, withdrawn
+from backrest.sync import client as client_module
+from backrest.sync.offers import Withdrawals
+
+CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
+WRITE = (*BOTH, "read-write-config=*")
+Config = wire.config.Config
+
+
+def paired(
+    world: World, *grants: str, name: str = "laptop", hub: Instance | None = None
+) -> tuple[Instance, Instance]:
+    """A hub, and a client that grants it ``grants``."""
+    hub = hub or world.instance("hub")
+    client = world.instance(name)
+    client.add_host(hub.token(), *(grants or BOTH))
+    return hub, client
+
+
+def share(hub: Instance, repo_id: str = "nas", guid: str = GUID, **fields: Any) -> None:
+    def change(config: Config) -> None:
+        repo = next((repo for repo in config.repos if repo.id == repo_id), None)
+        if repo is None:
+            repo = config.repos.add(id=repo_id, uri=f"/srv/{repo_id}", guid=guid, password="p")
+        repo.shared = True
+        for name, value in fields.items():
+            setattr(repo, name, value)
+
+    hub.config.transform(change)
+
+
+def unshare(hub: Instance) -> None:
+    hub.config.transform(lambda config: setattr(config.repos[0], "shared", False))
+
+
+def forget(hub: Instance) -> None:
+    def drop(config: Config) -> None:
+        del config.repos[:]
+
+    hub.config.transform(drop)
+
+
+def add_plan(client: Instance, **fields: Any) -> None:
+    def add(config: Config) -> None:
+        config.plans.add(**{"id": "photos", "repo": "nas", "paths": ["/srv"]} | fields)
+
+    client.config.transform(add)
+
+
+async def until_config(instance: Instance, good: Callable[[Config], object]) -> Config:
+    current: Config = await instance.world.until(
+        instance.config.subscribe, lambda: instance.config.current, lambda config: bool(good(config))
+    )
+    return current
+
+
+async def until_withdrawn(client: Instance, *ids: str) -> None:
+    await client.world.until(
+        client.peers.subscribe,
+        lambda: [repo.id for repo in withdrawn(client.config.current, client.peers.all())],
+        lambda found: found == list(ids),
+    )
+
+
+# --- under another address
+
+
+async def test_a_client_gets_the_address_that_is_its_own_and_a_new_one_at_once(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, laptop = paired(world)
+    _, desk = paired(world, name="desk", hub=hub)
+    hub.shares.set(GUID, {laptop.keyid: "sftp:nas:/srv"})
+    share(hub)
+    async with hub.running(), laptop.running(), desk.running():
+        await until_config(laptop, lambda c: c.repos and c.repos[0].uri == "sftp:nas:/srv")
+        await until_config(desk, lambda c: c.repos and c.repos[0].uri == "/srv/nas")
+        modno = desk.config.current.modno
+        hub.shares.set(GUID, {laptop.keyid: "sftp:nas:/new"})
+        await until_config(laptop, lambda c: c.repos[0].uri == "sftp:nas:/new")
+        hub.shares.set(GUID, {laptop.keyid: None})
+        await until_config(laptop, lambda c: c.repos[0].uri == "/srv/nas")
+        assert desk.config.current.modno == modno
+        assert hub.config.current.repos[0].uri == "/srv/nas"
+    assert len(world.dials) == 2, "nobody had to reconnect"
+
+
+# --- taken back
+
+
+@pytest.mark.parametrize("take_back", [unshare, forget])
+async def test_what_is_shared_no_longer_is_shown_and_the_plan_on_it_stays(
+    autojump_clock: MockClock, world: World, take_back: Callable[[Instance], None]
+) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        add_plan(client)
+        before = client.config.current
+        take_back(hub)
+        await until_withdrawn(client, "nas")
+        assert client.config.current == before, "nothing is taken away"
+        share(hub)
+        await until_withdrawn(client)
+    assert len(world.dials) == 1
+
+
+async def test_it_is_noticed_after_restarts_of_both_and_stays_known(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+    unshare(hub)
+    hub.open()
+    async with hub.running(), client.running():
+        await until_withdrawn(client, "nas")
+    client.peers.flush()
+    client.open()
+    assert [repo.id for repo in withdrawn(client.config.current, client.peers.all())] == ["nas"]
+
+
+async def test_only_the_one_that_is_missing_is_withdrawn(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world)
+    share(hub, "a", "a" * 64)
+    share(hub, "b", "b" * 64)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: len(c.repos) == 2)
+        unshare(hub)
+        await until_withdrawn(client, "a")
+
+
+@pytest.mark.parametrize("take_back", [unshare, forget])
+async def test_a_client_that_grants_write_permission_drops_it(
+    autojump_clock: MockClock, world: World, take_back: Callable[[Instance], None]
+) -> None:
+    hub, client = paired(world, *WRITE)
+    share(hub)
+    async with hub.running():
+        async with client.running():
+            await until_config(client, lambda c: c.repos)
+        take_back(hub)  # while the client is away; and the hub forgets what it once offered
+    hub.open()
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: not c.repos)
+        share(hub)
+        await until_config(client, lambda c: c.repos)
+        take_back(hub)
+        await until_config(client, lambda c: not c.repos)
+    assert len(world.dials) == 2
+
+
+async def test_a_plan_keeps_it_until_the_plan_is_removed(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world, *WRITE)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        add_plan(client)
+        unshare(hub)
+        await until_withdrawn(client, "nas")
+        await wait_all_tasks_blocked()
+        assert [plan.id for plan in client.config.current.plans] == ["photos"]
+        assert "still used by plan 'photos'" in str(client.peer(hub).warnings)
+
+        def remove(config: Config) -> None:
+            del config.plans[:]
+
+        client.config.transform(remove)
+        await until_config(client, lambda c: not c.repos)
+
+
+async def test_a_refused_deletion_is_asked_for_once(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "backrest.sync")
+    hub, client = paired(world, *BOTH, "read-config=*")
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        unshare(hub)
+        for n in range(10):
+            await trio.sleep(120)
+            hub.config.transform(lambda config, n=n: setattr(config.repos[0], "auto_unlock", n % 2 == 0))  # type: ignore[misc]
+        await until_withdrawn(client, "nas")
+        assert len(client.config.current.repos) == 1
+    asked = [record for record in caplog.records if "not granted to delete" in record.getMessage()]
+    assert len(asked) == 1
+    assert len(world.dials) == 1
+
+
+async def test_a_client_that_does_not_answer_pushes_is_never_asked(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference ends its session over a deletion that it refuses, and the hub cannot know what it grants."""
+    monkeypatch.setattr(client_module, "FEATURES", ())
+    hub, client = paired(world, *WRITE)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        unshare(hub)
+        await until_withdrawn(client, "nas")
+        await trio.sleep(3600)
+        assert len(client.config.current.repos) == 1
+
+
+async def test_a_hub_deletes_nothing_but_what_it_shared(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world, *WRITE)
+
+    def own(config: Config) -> None:
+        config.repos.add(id="mine", uri="/mine", guid="c" * 64)
+        config.repos.add(id="other", uri="/other", guid="d" * 64, origin_instance_id="another hub")
+
+    client.config.transform(own)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: len(c.repos) == 3)
+        unshare(hub)
+        await until_config(client, lambda c: len(c.repos) == 2)
+        await trio.sleep(3600)
+    assert [repo.id for repo in client.config.current.repos] == ["mine", "other"]
+
+
+# --- skipped, and seen on both machines
+
+
+@pytest.mark.parametrize(
+    ("mine", "reason"),
+    [
+        ({"id": "mine", "uri": "/mine", "guid": GUID}, "same guid"),
+        ({"id": "nas", "uri": "/mine", "guid": "c" * 64}, "same id"),
+        ({"id": "mine", "uri": "/srv/nas", "guid": "c" * 64}, "same address"),
+        ({"id": "mine", "uri": "/srv/nas/", "guid": "c" * 64}, "same address"),
+        ({"id": "mine", "uri": "local:/srv/nas", "guid": "c" * 64}, "same address"),
+    ],
+)
+async def test_a_repo_that_is_here_already_is_skipped_and_both_machines_say_so(
+    autojump_clock: MockClock, world: World, mine: dict[str, str], reason: str
+) -> None:
+    hub, client = paired(world)
+    client.config.transform(lambda config: config.repos.add(**mine) and None)  # type: ignore[arg-type]
+    share(hub)
+    async with hub.running(), client.running():
+        for here, there in ((client, hub), (hub, client)):
+            warnings = await world.until(
+                here.peers.subscribe, lambda here=here, there=there: here.peers.get(there.keyid),
+                lambda record: record is not None and record.warnings,
+            )  # fmt: skip
+            assert reason in str(warnings.warnings)
+            assert "nas" in str(warnings.warnings)
+        await trio.sleep(3600)
+        assert len(client.config.current.repos) == 1
+    assert len(world.dials) == 1
+
+
+# --- parked plans
+
+
+def remove_hub(client: Instance, hub: Instance) -> None:
+    client.config.transform(lambda config: client.parked.park(remove_peer(config, hub.keyid)))
+
+
+async def test_a_plan_returns_with_its_repo_in_the_same_step(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running():
+        async with client.running():
+            await until_config(client, lambda c: c.repos)
+            add_plan(client, schedule=wire.config.Schedule(cron="0 3 * * *"))
+            remove_hub(client, hub)
+        assert not client.config.current.plans
+        assert len(client.parked.all()) == 1
+        client.open()
+        client.add_host(hub.token())
+        async with client.running():
+            seen: list[tuple[int, int]] = []
+            client.config.subscribe(lambda config: seen.append((len(config.repos), len(config.plans))))
+            config = await until_config(client, lambda c: c.plans)
+    assert (config.plans[0].id, config.plans[0].schedule.cron) == ("photos", "0 3 * * *")
+    assert (1, 0) not in seen, "never the repo without its plan"
+    assert client.parked.all() == ()
+    client.open()
+    assert client.parked.all() == ()
+    event = next(e for e in read(client.paths.audit) if e["event"] == "parked-plans-returned")
+    assert (event["hub"], event["plans"]) == ("hub", ["photos"])
+
+
+async def test_a_plan_follows_its_repo_to_a_new_name(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running():
+        async with client.running():
+            await until_config(client, lambda c: c.repos)
+            add_plan(client)
+            remove_hub(client, hub)
+        share(hub, id="renamed")
+        client.add_host(hub.token())
+        async with client.running():
+            config = await until_config(client, lambda c: c.plans)
+    assert config.plans[0].repo == "renamed"
+
+
+async def test_another_hub_s_repo_of_that_name_does_not_get_the_plan(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        add_plan(client)
+        remove_hub(client, hub)
+    stranger = world.instance("stranger")
+    share(stranger, guid="b" * 64)
+    client.add_host(stranger.token())
+    async with stranger.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        await wait_all_tasks_blocked()
+        assert not client.config.current.plans
+        assert len(client.parked.all()) == 1
+
+
+async def test_a_plan_that_cannot_return_keeps_no_repo_away(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world)
+    share(hub)
+    config = Config()
+    config.repos.add(id="nas", guid=GUID, origin_instance_id="hub")
+    config.plans.add(id="bad", repo="nas", paths=["/x"], schedule=wire.config.Schedule(cron="61 * * * *"))
+    config.multihost.known_hosts.add(keyid="k", instance_id="hub")
+    client.parked.park(remove_peer(config, "k"))
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        await wait_all_tasks_blocked()
+        assert not client.config.current.plans
+    assert len(client.parked.all()) == 1
+
+
+# --- ids that another instance chose (W-10)
+
+
+async def test_a_shared_repo_and_a_returning_plan_may_have_odd_ids_with_a_warning(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, client = paired(world)
+    hub.config.transform(
+        lambda c: c.repos.add(id="my nas", uri="/srv", guid=GUID, shared=True) and None,  # type: ignore[arg-type]
+        from_peer=True,
+    )
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+    assert client.config.current.repos[0].id == "my nas"
+    assert 'the id of repo "my nas" may hold only' in caplog.text
+
+
+def test_a_deletion_is_asked_for_again_only_when_something_changed() -> None:
+    def view(*plans: str, repos: tuple[str, ...] = ("nas",)) -> wire.sync.RemoteConfig:
+        return wire.sync.RemoteConfig(
+            repos=[wire.config.Repo(id=r, guid=f"guid of {r}", origin_instance_id="hub") for r in repos],
+            plans=[wire.config.Plan(id=plan, repo="nas") for plan in plans],
+        )
+
+    mine = Withdrawals("hub")
+    assert mine.due(()) == [], "nothing is known of it yet"
+    for plans, due in (((), ["nas"]), ((), []), (("p",), ["nas"]), (("p",), []), ((), ["nas"])):
+        mine.view(view(*plans))
+        assert mine.due(()) == due
+    assert mine.due(("guid of nas",)) == []
+    assert mine.due(()) == ["nas"], "offered in between"
+    mine.view(view(repos=("nas", "more")))
+    assert mine.due(()) == ["more"]
