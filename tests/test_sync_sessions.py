@@ -42,7 +42,7 @@ async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(
     assert [parse_grant(g) for g in BOTH] == list(authorized[0].permissions)
     assert not hub.config.current.multihost.pairing_tokens
     assert len(world.dials) == 1, "let in at once, in the session that paired"
-    assert [e["event"] for e in audit(hub)] == ["paired"]
+    assert [e["event"] for e in audit(hub)] == ["paired", "let-in"]
 
 
 async def test_history_made_before_and_during_a_session_arrives(
@@ -246,7 +246,8 @@ async def test_a_client_that_was_removed_is_ended_and_refused(
         client.oplog.add([client.operation()])
         await wait_all_tasks_blocked()
         assert len(hub.history(client)) == 1, "nothing more is stored, what was stored is kept"
-        assert hub.peers.get(client.keyid) is None
+        archived = hub.peer(client)
+        assert (archived.instance_id, archived.message) == ("laptop", "") and archived.archived_ms
 
 
 async def test_changed_permissions_are_in_force_at_the_next_session(

@@ -76,6 +76,8 @@ METHODS: Mapping[str, Method] = {
     "ImportOperations": Method("ops", "import_operations"),
     "ShowConfig": Method("configs", "show", only_reads=True),
     "ImportConfig": Method("configs", "import_config"),
+    "ShowAudit": Method("audits", "show", reports=True, only_reads=True),
+    "VerifyAudit": Method("audits", "verify"),
     "VerifyOplog": Method("oplogs", "verify", only_reads=True),
     "RepairOplog": Method("oplogs", "repair", daemonless=True),
     "CompactOplog": Method("oplogs", "compact"),

@@ -23,6 +23,7 @@ COMMANDS = {
     "backup": ("backup", "Run a plan's backup now."),
     "index": ("backup", "Read a repository's snapshots into the history."),
     "ops": ("ops", "The history: what was done, here and on the clients."),
+    "audit": ("audit", "Who paired, was refused, was let in, changed what."),
     "config": ("config", "Show, check or replace the configuration."),
     "oplog": ("oplog", "Check, repair or shrink the file of the history."),
 }

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,30 +66,46 @@ class AuditLog:
 
         Raises StorageError when it could not be made durable; then it is not in the log.
         """
-        if _RESERVED & fields.keys():
-            raise ValueError(f"not for use as fields: {sorted(_RESERVED & fields.keys())}")
+        self.append_all([(event, fields)])
+
+    def append_all(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """The same for several, with one sync: all of them, or none."""
+        for _, fields in events:
+            if _RESERVED & fields.keys():
+                raise ValueError(f"not for use as fields: {sorted(_RESERVED & fields.keys())}")
         with self._lock:
-            entry = {"time": _rfc3339(self._now_ms()), "event": _clean(event)}
-            entry |= {name: _clean(value) for name, value in fields.items()}
-            entry["prev"] = self._last
-            body = orjson.dumps(entry)[:-1]
-            digest = hashlib.sha256(body).hexdigest()
-            self._file.append([body, b',"hash":"', digest.encode(), b'"}\n'])
-            self._last = digest
+            time_, last, parts = _rfc3339(self._now_ms()), self._last, list[bytes]()
+            for event, fields in events:
+                entry = {"time": time_, "event": _clean(event)}
+                entry |= {name: _clean(value) for name, value in fields.items()}
+                entry["prev"] = last
+                body = orjson.dumps(entry)[:-1]
+                last = hashlib.sha256(body).hexdigest()
+                parts += [body, b',"hash":"', last.encode(), b'"}\n']
+            if parts:
+                self._file.append(parts)
+                self._last = last
+
+    def verify(self) -> int:
+        """As the function below, of what is in the log at this moment, while others go on appending."""
+        with self._lock:
+            length = self._file.length
+        return verify(self._file.path, length)
 
     def close(self) -> None:
         self._file.close()
 
 
-def verify(path: str | os.PathLike[str]) -> int:
-    """Check the whole chain; returns the number of lines. CorruptError names the first bad line.
+def verify(path: str | os.PathLike[str], length: int | None = None) -> int:
+    """Check the whole chain (of the first ``length`` bytes); returns the number of lines. CorruptError names the first
+    bad line.
 
     An absent file has no lines. A torn last line counts as bad here: ``AuditLog.open`` would cut it.
     """
     last, number = START, 0
     try:
         with open(path, "rb") as file:
-            while line := file.readline(MAX_LINE):
+            while (length is None or file.tell() < length) and (line := file.readline(MAX_LINE)):
                 number += 1
                 try:
                     last = _check(line, last)
@@ -103,10 +119,15 @@ def verify(path: str | os.PathLike[str]) -> int:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The events, oldest first, the chain unchecked. CorruptError for a line that is no JSON object."""
+    """The events, oldest first, the chain unchecked. CorruptError for a line that is no JSON object.
+
+    A last line without its end is left out: it is just being written, or a crash tore it.
+    """
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+                if len(line) < MAX_LINE and not line.endswith(b"\n"):
+                    return
                 try:
                     entry = orjson.loads(line)
                 except ValueError:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -26,6 +27,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.shares import Shares
 from backrest.sync import pairing
+from backrest.sync.arrivals import LetIn
 from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
@@ -99,6 +101,7 @@ class Hub:
         self._refusals = FailureLimit(per_address=REFUSALS_AUDITED, total=REFUSALS_AUDITED)
         self._unrecorded = 0
         self._logged = FailureLimit(per_address=REFUSALS_LOGGED, total=REFUSALS_LOGGED)
+        self._let_in = LetIn(audit)
         self._live: dict[str, Inbound] = {}
         self._links: set[Link] = set()
         self._storing: dict[str, trio.Lock] = {}
@@ -149,6 +152,7 @@ class Hub:
                 client = Inbound(self, link, entry)
                 place.leave()
                 self._arrived(client, entry, address)
+                link.spawn(partial(self._let_in.note, entry, address))
                 link.spawn(client.store)
                 link.spawn(client.follow_config)
                 link.flush()
