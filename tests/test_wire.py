@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 from backrest import wire
 from backrest.wire import codec
+from backrest.wire.from_json import decoder
+from backrest.wire.plain_json import Unusual, plain
 
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT / "conformance" / "vectors"
@@ -360,6 +363,67 @@ def test_any_json_gives_a_message_or_a_value_error(obj: Any) -> None:
     except ValueError:
         return
     assert same(codec.loads(Operation, codec.dumps(message)), message)
+
+
+@pytest.mark.parametrize(
+    "cls", [Operation, wire.config.Config, wire.operations.OperationEvent, wire.sync.SyncStreamItem]
+)
+def test_the_fast_way_from_json_gives_what_the_thorough_one_gives_or_declines(cls: type[Message]) -> None:
+    """Ordinary JSON, in which one value or key anywhere is replaced by another."""
+    taken = 0
+
+    @settings(
+        max_examples=300,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+    )
+    @given(messages(cls), st.data())
+    def check(message: Message, data: st.DataObject) -> None:
+        nonlocal taken
+        doc = codec.to_dict(message)
+        if data.draw(st.booleans()):
+            places = list(_places(doc))
+            if places:
+                place, key = data.draw(st.sampled_from(places))
+                old = place[key]
+                if isinstance(place, dict) and data.draw(st.booleans()):
+                    del place[key]
+                    key = data.draw(st.sampled_from(["repo_id", "operationForget", "x", "status"]))
+                place[key] = data.draw(st.sampled_from(ODD) | st.just([old]) | st.just({"id": old}))
+        try:
+            fast = plain(cls.DESCRIPTOR)(doc)
+        except Unusual:
+            return
+        taken += 1
+        assert repr(fast) == repr(_in_order(decoder(cls.DESCRIPTOR)(doc, False), fast))
+
+    check()
+    assert taken > 10
+
+
+ODD = [None, True, 0, 1, 1.0, 1.5, math.inf, math.nan, "", "1", "-1", "+1", "1_0", " 1", "\u0661", "1" * 18, "1" * 19,
+       "1" * 5000, "STATUS_SUCCESS", "NaN", [], ["a"], [None], {}, {"id": "1"}, 2**31, -(2**31)]  # fmt: skip
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each (container, key) in it."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield value, key
+        yield from _places(part)
+
+
+def _in_order(value: Any, like: Any) -> Any:
+    """With the keys of its dicts as in ``like``: the thorough way keeps the input's order."""
+    if isinstance(value, dict) and isinstance(like, dict):
+        return {key: _in_order(value[key], like[key]) for key in like} | {
+            key: value[key] for key in value if key not in like
+        }
+    if isinstance(value, list) and isinstance(like, list):
+        return [_in_order(one, other) for one, other in zip(value, like, strict=True)]
+    return value
 
 
 def test_types_outside_the_schema_are_refused_not_mangled() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store.files import AppendFile
-from backrest.store.opformat import Operation, decode, parse_line
+from backrest.store.opformat import Operation, parse_line
+from backrest.wire import codec
 
 # Lines this close together are read in one go: a system call costs about as much as copying so many bytes.
 _GAP = 4096
@@ -83,18 +84,16 @@ def read_lines(file: Reader, places: Sequence[tuple[int, int]]) -> list[bytes]:
     return lines
 
 
-def operations(file: AppendFile, ids: Iterable[int], places: Sequence[tuple[int, int]]) -> list[Operation]:
-    """The operations on these lines. CorruptError when a line no longer holds what the index says."""
-    found = []
+def operations(file: AppendFile, ids: Iterable[int], places: Sequence[tuple[int, int]], target: Any) -> None:
+    """Add the operations on these lines to ``target``, a message's repeated field. CorruptError when a line no
+    longer holds what the index says."""
     for number, place, line in zip(ids, places, read_lines(file, places), strict=True):
         try:
-            operation = decode(parse_line(line))
+            operation = codec.add_dict(target, Operation.DESCRIPTOR, parse_line(line))
             if operation.id != number:
                 raise ValueError(f"operation {operation.id} stands where {number} was")
         except ValueError as error:
             raise CorruptError(file.path, line_number(file, place[0]), str(error)[:200]) from None
-        found.append(operation)
-    return found
 
 
 def line_number(file: AppendFile, offset: int) -> int:

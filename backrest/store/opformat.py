@@ -26,6 +26,7 @@ from backrest import wire
 from backrest.wire import codec
 
 Operation = wire.operations.Operation
+OperationList = wire.operations.OperationList
 Json = dict[str, Any]
 
 VERSION = 1

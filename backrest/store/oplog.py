@@ -12,6 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from backrest.errors import NotFoundError
 from backrest.store import opload, opquery, oprepair, opstage
@@ -19,7 +20,7 @@ from backrest.store.opchange import Attachment, Callback, Change, Predicate
 from backrest.store.opcompact import Compacted
 from backrest.store.opcore import OpCore
 from backrest.store.opfile import operations
-from backrest.store.opformat import Operation
+from backrest.store.opformat import Operation, OperationList
 from backrest.store.opheld import Held
 from backrest.store.opindex import Meta
 from backrest.store.opquery import Query
@@ -150,21 +151,34 @@ class OpLog(OpCore):
         for start in range(0, len(numbers), READ_BATCH):
             yield from self._read(numbers[start : start + READ_BATCH], predicate)
 
-    def _read(self, numbers: Sequence[int], predicate: Predicate | None) -> list[Operation]:
+    def _read(self, numbers: Sequence[int], predicate: Predicate | None) -> Sequence[Operation]:
+        some = OperationList()
+        self.read_into(some.operations, numbers, predicate)
+        return some.operations
+
+    def read_into(self, target: Any, ids: Iterable[int], predicate: Predicate | None = None) -> None:
+        """As ``read``, all at once, into ``target``, the repeated field of a message: made there, not copied."""
         found, places = [], []
+        seen: dict[int, bool] = {}  # what the predicate says of each group: many operations share one
         with self._lock:
             index = self._index
-            for number in numbers:
+            for number in ids:
                 row = index.row(number)
-                if row is not None and (predicate is None or predicate(index.metas[index.groups[row]])):
+                if row is None:
+                    continue
+                group = index.groups[row]
+                wanted = seen.get(group)
+                if wanted is None:
+                    wanted = seen[group] = predicate is None or predicate(index.metas[group])
+                if wanted:
                     found.append(number)
                     places.append((index.offsets[row], index.lengths[row]))
             if not found:
-                return []
+                return
             current = self._file
             current.hold()
         try:
-            return operations(current.file, found, places)
+            operations(current.file, found, places, target)
         finally:
             current.release()
 

@@ -16,15 +16,18 @@ Whatever the input is: ValueError, with the path of the value, when it does not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import orjson
 from google.protobuf.message import Message
 
 from backrest.wire.from_json import Bad, decoder, kind
+from backrest.wire.plain_json import Unusual, plain
 from backrest.wire.to_json import encoder
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def to_dict(message: Message) -> dict[str, Any]:
@@ -34,15 +37,28 @@ def to_dict(message: Message) -> dict[str, Any]:
 
 def from_dict(cls: type[M], obj: Any, *, ignore_unknown: bool = True) -> M:
     """A new message of type ``cls``. Unknown keys and enum names are skipped, unless told otherwise."""
-    decode = decoder(cls.DESCRIPTOR)
-    if obj.__class__ is not dict:
-        raise ValueError(f"{cls.DESCRIPTOR.name} must be an object, not {kind(obj)}")
+    return _make(cls, cls.DESCRIPTOR, obj, ignore_unknown)
+
+
+def add_dict(messages: Any, descriptor: Any, obj: Any) -> Any:
+    """As ``from_dict``, for messages that belong into a repeated field: made in their place, not copied there.
+    When it raises, the field may have got an empty message more."""
+    return _make(messages.add, descriptor, obj, True)
+
+
+def _make(make: Callable[..., T], descriptor: Any, obj: Any, ignore_unknown: bool) -> T:
     try:
-        return cls(**decode(obj, ignore_unknown))
+        try:
+            fields = plain(descriptor)(obj)
+        except Unusual:
+            if obj.__class__ is not dict:
+                raise ValueError(f"{descriptor.name} must be an object, not {kind(obj)}") from None
+            fields = decoder(descriptor)(obj, ignore_unknown)
+        return make(**fields)
     except Bad as bad:
         raise ValueError(str(bad)) from None
     except UnicodeError as bad:  # a str with a lone surrogate; protobuf does not say in which field
-        raise ValueError(f"{cls.DESCRIPTOR.name}: {bad}") from None
+        raise ValueError(f"{descriptor.name}: {bad}") from None
 
 
 def dumps(message: Message) -> bytes:
