@@ -8,7 +8,9 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import BACKREST, Machine
@@ -177,3 +179,39 @@ def test_a_watched_status_is_one_json_object_a_line(machine: Machine) -> None:
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def test_watching_without_a_daemon_sees_one_start_and_stop(machine: Machine) -> None:
+    with machine._following("status", "--watch") as lines:
+        assert json.loads(next(lines))["daemon"]["running"] is False
+        with machine.serving():  # nobody holds the lock that it needs
+            until(lines, lambda status: status["daemon"]["running"])
+        until(lines, lambda status: not status["daemon"]["running"])
+
+
+def until(lines: Iterator[str], good: Callable[[Any], bool]) -> None:
+    next(line for line in lines if good(json.loads(line)))
+
+
+def test_the_live_table_follows_the_daemon_on_a_terminal(machine: Machine) -> None:
+    master, terminal = os.openpty()
+    with machine.serving():
+        env = {**machine.env, "TERM": "xterm", "COLUMNS": "200"}
+        process = subprocess.Popen(
+            [*BACKREST, "status", "--watch"], env=env, stdin=terminal, stdout=terminal, stderr=terminal
+        )
+        assert b"Instance: here" in read_until(master, b"PEER")
+        token = f"ed25519.{'A' * 43}:{'1' * 64}#hub"
+        machine.ok("host", "add", token, "--url", "http://127.0.0.1:1", "--no-wait")
+        read_until(master, b"retry wait")
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    os.close(terminal)
+    os.close(master)
+
+
+def read_until(terminal: int, text: bytes) -> bytes:
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 65_536)
+    return shown

@@ -140,7 +140,10 @@ def _withdrawn(config: wire.config.Config, record: PeerRecord) -> list[str]:
 
 
 async def watch(context: Context, emit: Emit) -> dict[str, Any]:
-    """The status, and again after each change of a peer or of the configuration, until the caller leaves."""
+    """The status, and again after each change of a peer or of the configuration, until the caller leaves.
+
+    Once, when no daemon runs: who holds the lock for longer would keep one from starting.
+    """
     import trio
 
     from backrest.sync.watch import Watch
@@ -148,6 +151,8 @@ async def watch(context: Context, emit: Emit) -> dict[str, Any]:
     with Watch(context.peers.subscribe, context.config.subscribe) as changes:
         while True:
             await emit({"status": await trio.to_thread.run_sync(status, context)})
+            if context.daemon is None:
+                return {}
             await changes.wait(at_least_every_s=REFRESH_S)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -126,18 +127,14 @@ def _remarks(result: dict[str, Any]) -> list[str]:
 
 
 def _watch(as_json: bool) -> None:
-    """Events from the daemon; without one, the present state again and again until one comes."""
+    """Events from the daemon; while none runs, the present state again and again until one comes."""
+    if as_json:
+        return _follow(lambda event: click.echo(output.json_text(event["status"], indent=False)), output.note)
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    if as_json:
-        shared().stream(
-            "WatchStatus", lambda event: click.echo(output.json_text(event["status"], indent=False))
-        )
-        return
-    console = output.console()
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=output.console(), auto_refresh=False) as live:
 
         def show(event: dict[str, Any]) -> None:
             result = event["status"]
@@ -150,11 +147,25 @@ def _watch(as_json: bool) -> None:
             parts += [Text(output.harmless(line)) for line in _remarks(result)]
             live.update(Group(*parts), refresh=True)
 
-        while True:
-            try:
-                shared().stream("WatchStatus", show)
-            except BackrestError as error:
-                live.update(
-                    Text(output.harmless(f"{error}; looking again every {RETRY_S:.0f} s")), refresh=True
-                )
-            time.sleep(RETRY_S)
+        def say(text: str) -> None:
+            live.update(Text(output.harmless(text)), refresh=True)
+
+        return _follow(show, say)
+
+
+def _follow(show: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> None:
+    """Until Ctrl-C: each status that is new, and what keeps us from having one."""
+    last: dict[str, Any] = {}
+
+    def changed(event: dict[str, Any]) -> None:
+        nonlocal last
+        if event["status"]["daemon"]["running"] or event != last:
+            last = event
+            show(event)
+
+    while True:
+        try:
+            shared().stream("WatchStatus", changed)
+        except BackrestError as error:
+            say(f"{error}; looking again every {RETRY_S:.0f} s")
+        time.sleep(RETRY_S)
