@@ -80,7 +80,9 @@ def _generate(descriptor: Any, sources: dict[Any, str], names: dict[str, Any]) -
                     lines.append(f"        out[{other.json_name!r}] = {value}")
         elif field.is_repeated:
             value = _value("value", field, names)
-            all_of = "values[:]" if value == "value" else f"[{value} for value in values]"  # a slice is a list
+            all_of = (
+                "values[:]" if value == "value" else f"[{value} for value in values]"
+            )  # a slice is a list
             lines.append(f"    values = {name}")
             lines.append(f"    if values: {key} = {all_of}")
         elif field.message_type is not None:
