@@ -189,3 +189,51 @@ def test_hostile_bytes_are_a_value_error_or_plans(at: int, dropped: int, put_in:
     except ValueError:
         return
     assert all(entry.plan.id for entry in entries)
+
+
+def test_plans_return_in_the_same_write_as_their_repo_and_a_failing_file_undoes_nothing(
+    tmp_path: Path,
+) -> None:
+    parked, _ = parked_in(tmp_path)
+    path = tmp_path / "c.json"
+
+    def repo_comes_back(config: Config) -> None:
+        config.repos.add(id="theirs", uri="/b", guid="b" * 64, origin_instance_id="hub")
+
+    def prepare() -> ConfigStore:
+        config = example()
+        remove_peer(config, "k1")
+        path.write_bytes(serialise(config, Unknown()))
+        parked.park(remove_peer(example(), "k1"), now_ms=5)
+        return ConfigStore.open(path)
+
+    store = prepare()
+    steps = count_steps(lambda: parked.transform(store, repo_comes_back))
+    assert [plan.id for plan in store.current.plans] == ["p1", "p2", "p3"]
+    assert parked.all() == ()
+    for step in range(steps):
+        store = prepare()
+        before = store.current
+        try:
+            with using(TestDisk(step, full_disk)):
+                after, back = parked.transform(store, repo_comes_back)
+        except StorageError:
+            assert (store.current, len(parked.all())) == (before, 1)
+        else:  # the configuration was written: the change is made, whatever became of the other file
+            assert [plan.id for plan in back] == ["p2"]
+            assert len(after.plans) == 3
+            assert parked.waiting(after) == []
+
+
+def test_a_change_that_brings_nothing_back_is_made_as_it_is(tmp_path: Path) -> None:
+    parked, _ = parked_in(tmp_path)
+    path = tmp_path / "c.json"
+    config = example()
+    remove_peer(config, "k1")
+    path.write_bytes(serialise(config, Unknown()))
+    store = ConfigStore.open(path)
+    before = path.read_bytes()
+    assert parked.transform(store, lambda config: False) == (store.current, ())
+    assert path.read_bytes() == before
+    after, back = parked.transform(store, lambda config: setattr(config.repos[0], "auto_unlock", True))
+    assert (after.repos[0].auto_unlock, back, len(parked.all())) == (True, (), 1)

@@ -331,3 +331,33 @@ def test_any_texts_are_judged_without_an_exception(one: str, two: str, three: st
     for previous in (None, config):
         for text in problems(config, previous):
             assert "\n" not in text
+
+
+@pytest.mark.parametrize("ident", ["a b", "a/b", "a:b", "a#b", "ä", "a,b"])
+def test_what_another_instance_named_is_taken_with_a_warning_and_a_new_name_of_ours_is_not(
+    ident: str,
+) -> None:
+    config = good()
+    config.repos.add(id=ident, uri="/srv/c", guid="ef" * 32)
+    config.plans.add(id=ident, repo=ident, paths=["/x"])
+    theirs = check(config, good(), now=NOW, from_peer=True)
+    assert theirs.problems == []
+    assert [
+        f'the id of {what} "{ident}" may hold only' in str(theirs.warnings) for what in ("repo", "plan")
+    ] == [
+        True,
+        True,
+    ]
+    assert len(check(config, good(), now=NOW).problems) == 2
+    assert check(config, config, now=NOW).problems == [], "once it is here, it is here"
+
+
+@pytest.mark.parametrize("ident", ["", "_x_", "\x1b[2J", "a\nb"])
+def test_a_name_that_cannot_be_shown_or_is_reserved_is_refused_whoever_chose_it(ident: str) -> None:
+    for item in ("repo", "plan"):
+        config = good()
+        if item == "repo":
+            config.repos.add(id=ident, uri="/srv/c", guid="ef" * 32, origin_instance_id="hub")
+        else:
+            config.plans.add(id=ident, repo="local", paths=["/x"])
+        assert check(config, good(), now=NOW, from_peer=True).problems
