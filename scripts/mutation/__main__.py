@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mutation.catalogue import MUTANTS
 from mutation.model import PACKAGE, Mutant, Stale
-from mutation.trial import Trial, Verdict, stop_all
+from mutation.trial import PATIENCE_S, Trial, Verdict, stop_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="backrest-mutants-", ignore_cleanup_errors=True) as directory:
         try:
             rows = _table(chosen, Path(directory), options)
-        finally:
+        except BaseException:
             stop_all()
+            raise
     survivors = [row.id for row in rows if not row.good]
     weak = sum(bool(row.weak) for row in rows)
     caught = sum(row.outcome == "caught" for row in rows)
@@ -94,7 +95,7 @@ def _table(chosen: list[Mutant], directory: Path, options: argparse.Namespace) -
         controls = (
             [] if options.no_control else [pool.submit(_control, r, original, directory) for r in roles]
         )
-        trials = [pool.submit(_try, mutant, original, directory, options.quick) for mutant in chosen]
+        trials = [pool.submit(_try, mutant, original, directory, options) for mutant in chosen]
         for trial in (*controls, *trials):
             row = trial.result()
             rows.append(row)
@@ -127,12 +128,12 @@ def _control(role: str, original: Path, work: Path) -> Row:
     )
 
 
-def _try(mutant: Mutant, original: Path, work: Path, quick: bool) -> Row:
+def _try(mutant: Mutant, original: Path, work: Path, options: argparse.Namespace) -> Row:
     started = time.monotonic()
     package = Path(tempfile.mkdtemp(dir=work))
     try:
         mutant.plant(original / "backrest", package / "backrest")
-        verdict = _judge(mutant, package, original, work, quick)
+        verdict = _judge(mutant, package, original, work, options)
     except Stale as error:  # edited between the check and the copy
         verdict = Verdict(trouble=str(error))
         return Row(mutant.id, mutant.role, mutant.says, "STALE", (), str(error), 0)
@@ -144,12 +145,12 @@ def _try(mutant: Mutant, original: Path, work: Path, quick: bool) -> Row:
     return Row(mutant.id, mutant.role, mutant.says, outcome, verdict.failed, weak, seconds)
 
 
-def _judge(mutant: Mutant, package: Path, original: Path, work: Path, quick: bool) -> Verdict:
+def _judge(mutant: Mutant, package: Path, original: Path, work: Path, options: argparse.Namespace) -> Verdict:
     """First the cases that should catch it, then all that need no deadline, then all."""
     likely = [word for glob in mutant.likely for word in ("--only", glob)]
     verdict = Verdict()
-    for selection in (likely,) if quick else (likely, ["--fast"], []):
-        verdict = Trial(mutant.role, package, original, work).run(*selection)
+    for selection in (likely,) if options.quick else (likely, ["--fast"], []):
+        verdict = Trial(mutant.role, package, original, work, options.patience).run(*selection)
         if not verdict.good:
             break
     return verdict
@@ -162,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="these mutants")
     parser.add_argument("--list", action="store_true", help="list the mutants, run none")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side")
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_S, metavar="S", help="the suite's, for the mutants (30)"
+    )
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout")
     parser.add_argument(
         "--quick", action="store_true", help="only with the cases that are expected to catch each"

@@ -18,7 +18,7 @@ MUTANTS = (
         "            and repo_id not in reach.excluded_repos\n            and plan_id not in reach.excluded_plans",
         "            and repo_id not in reach.excluded_repos",
         "an excluded plan's operations are in scope",
-        ("history/*",),
+        ("history/36", "history/49"),
     ),
     Mutant(
         "scope-op-plan-client",
@@ -27,7 +27,7 @@ MUTANTS = (
         "            and repo_id not in reach.excluded_repos\n            and plan_id not in reach.excluded_plans",
         "            and repo_id not in reach.excluded_repos",
         "an excluded plan's operations are in scope",
-        ("history/7?",),
+        ("history/79",),
     ),
     Mutant(
         "scope-op-repo",
@@ -36,7 +36,7 @@ MUTANTS = (
         "            and repo_id not in reach.excluded_repos\n            and plan_id not in reach.excluded_plans",
         "            and plan_id not in reach.excluded_plans",
         "an excluded repo's operations are in scope",
-        ("history/*",),
+        ("history/48",),
     ),
     Mutant(
         "scope-op-repo-client",
@@ -45,7 +45,7 @@ MUTANTS = (
         "            and repo_id not in reach.excluded_repos\n            and plan_id not in reach.excluded_plans",
         "            and plan_id not in reach.excluded_plans",
         "an excluded repo's operations are in scope",
-        ("history/7?",),
+        ("history/71",),
     ),
     Mutant(
         "scope-op-by-repo",
@@ -54,7 +54,7 @@ MUTANTS = (
         "(reach.everything or repo_id in reach.repos or plan_id in reach.plans)",
         "(reach.everything or plan_id in reach.plans)",
         "repo: lets no operation in",
-        ("history/*",),
+        ("history/46",),
     ),
     Mutant(
         "scope-op-by-plan",
@@ -63,7 +63,7 @@ MUTANTS = (
         "(reach.everything or repo_id in reach.repos or plan_id in reach.plans)",
         "(reach.everything or repo_id in reach.repos)",
         "plan: lets no operation in",
-        ("history/*",),
+        ("history/47",),
     ),
     Mutant(
         "scope-op-by-plan-client",
@@ -72,7 +72,7 @@ MUTANTS = (
         "(reach.everything or repo_id in reach.repos or plan_id in reach.plans)",
         "(reach.everything or repo_id in reach.repos)",
         "plan: lets no operation in",
-        ("history/6?",),
+        ("history/69",),
     ),
     Mutant(
         "scope-exclusions",
@@ -81,7 +81,7 @@ MUTANTS = (
         "all(scope.exclude for scope in scopes) or any(",
         "any(",
         "exclusions alone let nothing in",
-        ("history/*",),
+        ("history/50",),
     ),
     Mutant(
         "scope-exclusions-client",
@@ -90,7 +90,7 @@ MUTANTS = (
         "all(scope.exclude for scope in scopes) or any(",
         "any(",
         "exclusions alone let nothing in",
-        ("history/7?",),
+        ("history/72",),
     ),
     Mutant(
         "scope-two-entries",
@@ -99,7 +99,7 @@ MUTANTS = (
         "entries.setdefault(permission.type, []).append(scopes)",
         "entries[permission.type] = [scopes]",
         "of two entries of one type the last counts",
-        ("history/*",),
+        ("history/51",),
     ),
     Mutant(
         "scope-two-entries-client",
@@ -108,7 +108,7 @@ MUTANTS = (
         "entries.setdefault(permission.type, []).append(scopes)",
         "entries[permission.type] = [scopes]",
         "of two entries of one type the last counts",
-        ("history/*",),
+        ("history/82", "history/83"),
     ),
     Mutant(
         "scope-repo-exclusion",
@@ -117,7 +117,7 @@ MUTANTS = (
         "(reach.everything or repo_id in reach.repos) and repo_id not in reach.excluded_repos",
         "(reach.everything or repo_id in reach.repos)",
         "!repo: does not keep a repo out",
-        ("config/?",),
+        ("config/7",),
     ),
     Mutant(
         "scope-repo",
@@ -126,7 +126,7 @@ MUTANTS = (
         "(reach.everything or repo_id in reach.repos) and repo_id not in reach.excluded_repos",
         "repo_id not in reach.excluded_repos",
         "repo: lets every repo in",
-        ("config/4?",),
+        ("config/40",),
     ),
     Mutant(
         "scope-plan-by-repo",
@@ -135,7 +135,7 @@ MUTANTS = (
         "            (reach.everything or plan_id in reach.plans)\n            and plan_id",
         "            (reach.everything or plan_id in reach.plans or repo_id in reach.repos)\n            and plan_id",
         "repo: lets in the plans on it",
-        ("config/?",),
+        ("config/2",),
     ),
     Mutant(
         "scope-plan-by-repo-client",
@@ -144,7 +144,7 @@ MUTANTS = (
         "            (reach.everything or plan_id in reach.plans)\n            and plan_id",
         "            (reach.everything or plan_id in reach.plans or repo_id in reach.repos)\n            and plan_id",
         "repo: lets in the plans on it",
-        ("config/4?",),
+        ("config/40",),
     ),
     Mutant(
         "scope-plan-exclusion",
@@ -153,7 +153,7 @@ MUTANTS = (
         "            and plan_id not in reach.excluded_plans\n            and repo_id not in reach.excluded_repos",
         "            and repo_id not in reach.excluded_repos",
         "!plan: does not keep a plan out",
-        ("config/*",),
+        ("config/68", "config/83"),
     ),
     Mutant(
         "scope-plan-repo-exclusion",
@@ -162,7 +162,7 @@ MUTANTS = (
         "            and plan_id not in reach.excluded_plans\n            and repo_id not in reach.excluded_repos",
         "            and plan_id not in reach.excluded_plans",
         "!repo: does not keep out the plans on it",
-        ("config/1?",),
+        ("config/13", "config/26"),
     ),
     Mutant(
         "scope-types",
@@ -171,7 +171,7 @@ MUTANTS = (
         "return (self._by_type[number] for number in types if number in self._by_type)",
         "return iter(self._by_type.values())",
         "any permission grants every type",
-        ("config/4?",),
+        ("config/43",),
     ),
     # --- views
     Mutant(
@@ -181,7 +181,7 @@ MUTANTS = (
         "VIEW_CONFIG = (READ_CONFIG, READ_WRITE_CONFIG)\nVIEW_RESOURCES",
         "VIEW_CONFIG = (READ_OPERATIONS, READ_CONFIG, READ_WRITE_CONFIG)\nVIEW_RESOURCES",
         "READ_OPERATIONS shows the configuration",
-        ("config/?",),
+        ("config/1",),
     ),
     Mutant(
         "view-types-client",
@@ -190,7 +190,7 @@ MUTANTS = (
         "VIEW_CONFIG = (READ_CONFIG, READ_WRITE_CONFIG)\nVIEW_RESOURCES",
         "VIEW_CONFIG = (READ_OPERATIONS, READ_CONFIG, READ_WRITE_CONFIG)\nVIEW_RESOURCES",
         "READ_OPERATIONS shows the configuration",
-        ("config/4?",),
+        ("config/43",),
     ),
     Mutant(
         "view-resources",
@@ -199,7 +199,7 @@ MUTANTS = (
         "VIEW_RESOURCES = (READ_OPERATIONS, READ_CONFIG, READ_WRITE_CONFIG)",
         "VIEW_RESOURCES = (READ_CONFIG, READ_WRITE_CONFIG)",
         "READ_OPERATIONS lists no resources",
-        ("config/4?",),
+        ("config/43",),
     ),
     Mutant(
         "view-write",
@@ -208,7 +208,7 @@ MUTANTS = (
         "VIEW_CONFIG = (READ_CONFIG, READ_WRITE_CONFIG)\nVIEW_RESOURCES",
         "VIEW_CONFIG = (READ_CONFIG,)\nVIEW_RESOURCES",
         "READ_WRITE_CONFIG shows nothing",
-        ("config/?",),
+        ("config/4",),
     ),
     Mutant(
         "view-unmasked",
@@ -217,7 +217,7 @@ MUTANTS = (
         "view.repos.extend(masked_repo(repo) for repo",
         "view.repos.extend(repo for repo",
         "views hold the secrets",
-        ("config/?",),
+        ("config/3", "config/4"),
     ),
     Mutant(
         "view-unmasked-client",
@@ -226,7 +226,7 @@ MUTANTS = (
         "view.repos.extend(masked_repo(repo) for repo",
         "view.repos.extend(repo for repo",
         "views hold the secrets",
-        ("config/4?",),
+        ("config/41",),
     ),
     Mutant(
         "view-env",
@@ -235,7 +235,7 @@ MUTANTS = (
         "repo.env[:] = [mask_env(entry) for entry in repo.env]",
         "repo.env[:] = [*repo.env]",
         "the secret environment is shown",
-        ("config/?",),
+        ("config/3", "config/4"),
     ),
     Mutant(
         "view-guid",
@@ -244,7 +244,7 @@ MUTANTS = (
         "message.repos.add(id=repo.id, guid=repo.guid)",
         "message.repos.add(id=repo.id)",
         "resources have no guids",
-        ("config/?",),
+        ("config/2",),
     ),
     # --- what is shared
     Mutant(
@@ -254,7 +254,7 @@ MUTANTS = (
         "if not repo.shared or repo",
         "if repo",
         "repos that are not shared are pushed",
-        ("config/?",),
+        ("config/5",),
     ),
     Mutant(
         "share-scope",
@@ -263,7 +263,7 @@ MUTANTS = (
         "if grants.repo(repo.id, RECEIVE_SHARED_REPOS):",
         "if grants.has(RECEIVE_SHARED_REPOS):",
         "the scope of RECEIVE_SHARED_REPOS is ignored",
-        ("config/?",),
+        ("config/7",),
     ),
     Mutant(
         "share-permission",
@@ -272,7 +272,7 @@ MUTANTS = (
         "if grants.repo(repo.id, RECEIVE_SHARED_REPOS):",
         "if grants:",
         "shared repos are pushed to everybody",
-        ("config/?",),
+        ("config/6", "config/7"),
     ),
     Mutant(
         "share-origin",
@@ -281,7 +281,7 @@ MUTANTS = (
         "copy.origin_instance_id = config.instance",
         'copy.origin_instance_id = ""',
         "a shared repo does not say whose it is",
-        ("config/?",),
+        ("config/5",),
     ),
     Mutant(
         "share-masked",
@@ -290,7 +290,7 @@ MUTANTS = (
         "copy.CopyFrom(repo)",
         "copy.CopyFrom(masked_repo(repo))",
         "a shared repo lacks its secrets",
-        ("config/?",),
+        ("config/5",),
     ),
     # --- set_config, the program as the hub
     Mutant(
@@ -300,7 +300,7 @@ MUTANTS = (
         "if not self._grants.has(READ_WRITE_CONFIG)",
         "if False",
         "set_config is read whatever the permissions are",
-        ("config/*",),
+        ("order/29",),
     ),
     Mutant(
         "set-plan-scope",
@@ -309,7 +309,7 @@ MUTANTS = (
         "allowed = grants.plan(plan.id, plan.repo, READ_WRITE_CONFIG)",
         "allowed = grants.has(READ_WRITE_CONFIG)",
         "the scope of a plan to set is ignored",
-        ("config/*",),
+        ("config/13", "config/25"),
     ),
     Mutant(
         "set-plan-moved",
@@ -318,7 +318,7 @@ MUTANTS = (
         "if here is not None:  # else a plan",
         "if False:  # else a plan",
         "a plan may be moved in from a repo out of scope",
-        ("config/*",),
+        ("config/14",),
     ),
     Mutant(
         "set-plan-moved-client",
@@ -327,7 +327,7 @@ MUTANTS = (
         "if here is not None:  # else a plan",
         "if False:  # else a plan",
         "a plan may be moved in from a repo out of scope",
-        ("config/6?",),
+        ("config/65",),
     ),
     Mutant(
         "set-by-guid",
@@ -336,7 +336,7 @@ MUTANTS = (
         "here is None or grants.repo(here.id, READ_WRITE_CONFIG)",
         "True",
         "a repo out of scope is overwritten by its guid",
-        ("config/*",),
+        ("config/15",),
     ),
     Mutant(
         "set-by-guid-client",
@@ -345,7 +345,7 @@ MUTANTS = (
         "here is None or grants.repo(here.id, READ_WRITE_CONFIG)",
         "True",
         "a repo out of scope is overwritten by its guid",
-        ("config/6?",),
+        ("config/66",),
     ),
     Mutant(
         "set-id-scope",
@@ -354,7 +354,7 @@ MUTANTS = (
         "may_write = grants.repo(repo.id, READ_WRITE_CONFIG) and (",
         "may_write = grants.has(READ_WRITE_CONFIG) and (",
         "the scope of the id that a repo carries is ignored",
-        ("config/*",),
+        ("config/81",),
     ),
     Mutant(
         "set-no-guid",
@@ -363,7 +363,7 @@ MUTANTS = (
         "if not repo.guid:",
         "if False:",
         "a repo without a guid is taken",
-        ("config/*",),
+        ("config/16",),
     ),
     Mutant(
         "set-no-guid-client",
@@ -372,7 +372,7 @@ MUTANTS = (
         "if not repo.guid:",
         "if False:",
         "a repo without a guid is taken",
-        ("config/5?",),
+        ("config/56",),
     ),
     Mutant(
         "set-delete-repo",
@@ -381,7 +381,7 @@ MUTANTS = (
         "if not grants.repo(repo_id, READ_WRITE_CONFIG):",
         "if False:",
         "the scope of a repo to delete is ignored",
-        ("config/*",),
+        ("config/18", "config/24"),
     ),
     Mutant(
         "set-delete-repo-client",
@@ -390,7 +390,7 @@ MUTANTS = (
         "if not grants.repo(repo_id, READ_WRITE_CONFIG):",
         "if False:",
         "a repo may be deleted by any hub",
-        ("config/6?",),
+        ("config/63",),
     ),
     Mutant(
         "set-written",
@@ -399,7 +399,7 @@ MUTANTS = (
         "report.changed = config.SerializeToString(deterministic=True) != before",
         "report.changed = bool(before)\n    config.modno += 1",
         "a push that changes nothing is written",
-        ("config/2?",),
+        ("config/21",),
     ),
     Mutant(
         "set-mask",
@@ -408,7 +408,7 @@ MUTANTS = (
         "new = unmask_repo(repo, here)",
         "new = unmask_repo(repo, repo)",
         "a mask that comes back replaces the secret",
-        ("config/2?",),
+        ("config/23",),
     ),
     Mutant(
         "set-mask-client",
@@ -417,7 +417,7 @@ MUTANTS = (
         "new = unmask_repo(repo, here)",
         "new = unmask_repo(repo, repo)",
         "a mask that comes back replaces the secret",
-        ("config/7?",),
+        ("config/75",),
     ),
     Mutant(
         "set-order",
@@ -432,7 +432,7 @@ MUTANTS = (
         "    for plan_id in message.plans_to_delete:\n"
         "        _delete_plan(config, grants, plan_id, report)\n",
         "repos are deleted before the plans that use them",
-        ("config/2?",),
+        ("config/28",),
     ),
     # --- set_config, the program as the client
     Mutant(
@@ -442,7 +442,7 @@ MUTANTS = (
         "if grants.has(RECEIVE_SHARED_REPOS) and (",
         "if (",
         "shared repos are taken without RECEIVE_SHARED_REPOS",
-        ("config/5?",),
+        ("config/55",),
     ),
     Mutant(
         "take-local",
@@ -451,7 +451,7 @@ MUTANTS = (
         "if here is not None and not here.origin_instance_id:",
         "if False:",
         "a shared repo replaces a local one of the same guid",
-        ("config/5?",),
+        ("config/57", "config/58"),
     ),
     Mutant(
         "take-others",
@@ -460,7 +460,7 @@ MUTANTS = (
         "if here is not None and here.origin_instance_id != sender:",
         "if False:",
         "a hub takes over what another one shares",
-        ("config/7?",),
+        ("config/74",),
     ),
     Mutant(
         "take-origin",
@@ -469,7 +469,7 @@ MUTANTS = (
         "new.origin_instance_id = origin",
         "new.origin_instance_id = repo.origin_instance_id",
         "a shared repo's origin is what it claims",
-        ("config/4?",),
+        ("config/46",),
     ),
     Mutant(
         "take-programs",
@@ -478,7 +478,7 @@ MUTANTS = (
         "dropped = [] if may_write else strip_programs(new)",
         "dropped: list[str] = []",
         "a shared repo brings programs along",
-        ("config/4?", "config/50"),
+        ("config/47", "config/49", "config/50"),
     ),
     Mutant(
         "take-hooks",
@@ -487,7 +487,7 @@ MUTANTS = (
         "if repo.hooks:",
         "if False:",
         "a shared repo keeps its hooks",
-        ("config/4?",),
+        ("config/47",),
     ),
     Mutant(
         "take-prefix",
@@ -496,7 +496,7 @@ MUTANTS = (
         'if repo.HasField("command_prefix"):',
         "if False:",
         "a shared repo keeps its command prefix",
-        ("config/4?",),
+        ("config/48",),
     ),
     Mutant(
         "take-env",
@@ -505,7 +505,7 @@ MUTANTS = (
         'or name.endswith("_COMMAND")',
         "",
         "a shared repo keeps its *_COMMAND environment",
-        ("config/4?",),
+        ("config/49",),
     ),
     Mutant(
         "take-flags",
@@ -532,7 +532,7 @@ MUTANTS = (
         "if not may_write and _address_runs_program(new.uri):",
         "if False:",
         "a shared repo's address may run a program",
-        ("config/*",),
+        ("config/79", "config/80"),
     ),
     Mutant(
         "take-stripped",
@@ -541,7 +541,7 @@ MUTANTS = (
         "dropped = [] if may_write else strip_programs(new)",
         "dropped = strip_programs(new)",
         "hooks are taken out although READ_WRITE_CONFIG is granted",
-        ("config/5?",),
+        ("config/51", "config/52"),
     ),
     Mutant(
         "take-same-id",
@@ -550,7 +550,7 @@ MUTANTS = (
         "other = next((r for r in config.repos if r is not here and r.id == repo.id), None)",
         "other = None",
         "a shared repo with the id of another is not skipped",
-        ("config/5?", "config/77"),
+        ("config/59", "config/77"),
     ),
     Mutant(
         "take-same-uri",
@@ -568,7 +568,7 @@ MUTANTS = (
         "report.changed = config.SerializeToString(deterministic=True) != before",
         "report.changed = bool(before)\n    config.modno += 1",
         "a push that changes nothing is written",
-        ("config/7?",),
+        ("config/70",),
     ),
     Mutant(
         "take-delete-plan",
@@ -578,6 +578,6 @@ MUTANTS = (
         "config.plans.remove(next((p for p in config.plans if p.id == plan_id), None) or config.plans.add())\n"
         "    for repo_id",
         "plans may be deleted by any hub",
-        ("config/6?",),
+        ("config/62",),
     ),
 )

@@ -26,7 +26,7 @@ MUTANTS = (
         "if handshake.protocol_version != HANDSHAKE_VERSION:",
         "if False:",
         "the handshake's version is not looked at",
-        ("handshake/*",),
+        ("handshake/32",),
     ),
     Mutant(
         "hello-version-client",
@@ -35,7 +35,7 @@ MUTANTS = (
         "if handshake.protocol_version != HANDSHAKE_VERSION:",
         "if False:",
         "the handshake's version is not looked at",
-        ("handshake/*",),
+        ("handshake/78", "handshake/79"),
     ),
     Mutant(
         "hello-version-sent",
@@ -44,7 +44,7 @@ MUTANTS = (
         "protocol_version=HANDSHAKE_VERSION,",
         "protocol_version=4,",
         "the hub says version 4",
-        ("handshake/?",),
+        ("handshake/2",),
     ),
     Mutant(
         "hello-keyid",
@@ -53,7 +53,7 @@ MUTANTS = (
         "if handshake.public_key.keyid != keyid:",
         "if False:",
         "the key id is not compared with the derived one",
-        ("handshake/*",),
+        ("handshake/14", "handshake/15", "handshake/16"),
     ),
     Mutant(
         "hello-keyid-client",
@@ -62,7 +62,7 @@ MUTANTS = (
         "if handshake.public_key.keyid != keyid:",
         "if False:",
         "the key id is not compared with the derived one",
-        ("handshake/*",),
+        ("handshake/73",),
     ),
     Mutant(
         "hello-keyid-believed",
@@ -80,7 +80,7 @@ MUTANTS = (
         "if not signature_holds(public_key, handshake.signature, digest):",
         "if not handshake.signature:",
         "any signature holds",
-        ("handshake/*",),
+        ("handshake/2?",),
     ),
     Mutant(
         "hello-signature-client",
@@ -89,7 +89,7 @@ MUTANTS = (
         "if not signature_holds(public_key, handshake.signature, digest):",
         "if not handshake.signature:",
         "any signature holds",
-        ("handshake/*",),
+        ("handshake/75", "handshake/76", "handshake/77"),
     ),
     Mutant(
         "hello-small-order",
@@ -98,7 +98,7 @@ MUTANTS = (
         "if is_small_order(public_key):",
         "if False:",
         "a key under which anybody can sign is taken",
-        ("pairing/2?",),
+        ("pairing/28",),
     ),
     Mutant(
         "hello-label",
@@ -107,7 +107,7 @@ MUTANTS = (
         'b"backrest-sync-handshake/v1\\x00"',
         'b"backrest-sync-handshake/v1"',
         "the bind input's label lacks its zero byte",
-        ("handshake/?",),
+        ("handshake/2",),
     ),
     Mutant(
         "hello-lengths",
@@ -116,7 +116,7 @@ MUTANTS = (
         'len(part).to_bytes(4, "big") + part',
         'len(part).to_bytes(2, "big") + part',
         "lengths of two bytes in the bind input",
-        ("handshake/?",),
+        ("handshake/2",),
     ),
     Mutant(
         "hello-version-bytes",
@@ -134,7 +134,7 @@ MUTANTS = (
         "parts = (instance_id.encode(), pairing_secret.encode(), transcript)",
         'parts = (instance_id.encode(), b"", transcript)',
         "the pairing secret is not in the bind input",
-        ("handshake/6?",),
+        ("handshake/61",),
     ),
     Mutant(
         "hello-transcript-unsigned",
@@ -143,7 +143,7 @@ MUTANTS = (
         "parts = (instance_id.encode(), pairing_secret.encode(), transcript)",
         'parts = (instance_id.encode(), pairing_secret.encode(), b"")',
         "the transcript is not in the bind input",
-        ("handshake/?",),
+        ("handshake/2",),
     ),
     Mutant(
         "hello-padding",
@@ -152,7 +152,7 @@ MUTANTS = (
         "text = text.translate(_LINE_ENDS)",
         'text = text.translate(_LINE_ENDS).rstrip("=")',
         "a padded public key is taken",
-        ("handshake/*",),
+        ("handshake/10",),
     ),
     Mutant(
         "hello-padding-sent",
@@ -161,7 +161,7 @@ MUTANTS = (
         'return b64encode(raw).rstrip(b"=").decode("ascii")',
         'return b64encode(raw).decode("ascii")',
         "the public key is sent padded",
-        ("handshake/?",),
+        ("handshake/2",),
     ),
     Mutant(
         "hello-instance",
@@ -170,7 +170,7 @@ MUTANTS = (
         "if entry.instance_id == peer.instance_id:",
         "if True:",
         "a known key may come under any instance id",
-        ("handshake/1*",),
+        ("handshake/19",),
     ),
     Mutant(
         "hello-expected-key",
@@ -179,7 +179,7 @@ MUTANTS = (
         "(found.keyid, found.instance_id) != self._expected:",
         "found.instance_id != self._expected[1]:",
         "the client takes a hub with another key",
-        ("handshake/6*",),
+        ("handshake/66",),
     ),
     Mutant(
         "hello-expected-id",
@@ -188,7 +188,7 @@ MUTANTS = (
         "(found.keyid, found.instance_id) != self._expected:",
         "found.keyid != self._expected[0]:",
         "the client takes a hub with another instance id",
-        ("handshake/6*",),
+        ("handshake/68",),
     ),
     Mutant(
         "hello-early",
@@ -197,7 +197,7 @@ MUTANTS = (
         "self.state = after\n                return []",
         "self._shake_hands()\n                self.state = after\n                return []",
         "the client says who it is before it knows the hub",
-        ("handshake/*",),
+        ("handshake/63", "handshake/66"),
     ),
     Mutant(
         "hello-code",
@@ -206,7 +206,7 @@ MUTANTS = (
         "raise PeerError(Fault.HANDSHAKE, Code.PERMISSION_DENIED, str(error))",
         "raise PeerError(Fault.HANDSHAKE, Code.UNAUTHENTICATED, str(error))",
         "another code for a faulty handshake",
-        ("handshake/*",),
+        ("handshake/8", "handshake/21"),
     ),
     Mutant(
         "hello-unknown-fields",
@@ -225,7 +225,7 @@ MUTANTS = (
         "handshake_s: float = 15.0",
         "handshake_s: float = 60.0",
         "a stranger has a minute",
-        ("handshake/4[678]",),
+        ("handshake/46",),
     ),
     Mutant(
         "hello-deadline-code",
@@ -234,7 +234,7 @@ MUTANTS = (
         "code = Code.UNAVAILABLE if self.state is State.DECISION else Code.PERMISSION_DENIED",
         "code = Code.DEADLINE_EXCEEDED",
         "another code for a handshake that does not come",
-        ("handshake/4[678]",),
+        ("handshake/46",),
     ),
     Mutant(
         "hello-deadline-client",
@@ -243,7 +243,7 @@ MUTANTS = (
         "handshake_s: float = 15.0",
         "handshake_s: float = 60.0",
         "a hub has a minute for its handshake",
-        ("handshake/8[34]", "kem/48"),
+        ("handshake/83",),
     ),
     Mutant(
         "first-item-deadline",
@@ -252,7 +252,7 @@ MUTANTS = (
         "first_item_s: float = 30.0",
         "first_item_s: float = 90.0",
         "a hub has a minute and a half for its first item",
-        ("handshake/8[34]",),
+        ("handshake/84",),
     ),
     # --- pairing
     Mutant(
@@ -262,7 +262,7 @@ MUTANTS = (
         'return equal and left != ""',
         'return left != ""',
         "any secret is a token's",
-        ("pairing/2?",),
+        ("pairing/20",),
     ),
     Mutant(
         "pair-prefix",
@@ -272,7 +272,7 @@ MUTANTS = (
         ' right.encode("utf-8", "surrogatepass"))',
         'equal = right != "" and left.startswith(right)',
         "the beginning of a secret is enough",
-        ("pairing/2?",),
+        ("pairing/21",),
     ),
     Mutant(
         "pair-expired",
@@ -281,7 +281,7 @@ MUTANTS = (
         "if token.expires_at_unix and now_unix > token.expires_at_unix:",
         "if False:",
         "an expired token is taken",
-        ("pairing/2?",),
+        ("pairing/22",),
     ),
     Mutant(
         "pair-forever",
@@ -299,7 +299,7 @@ MUTANTS = (
         "token.uses += 1",
         "token.uses += 0",
         "a use of a token is not counted",
-        ("pairing/2?",),
+        ("pairing/23", "pairing/24"),
     ),
     Mutant(
         "pair-unlimited",
@@ -308,7 +308,7 @@ MUTANTS = (
         "if token.max_uses and token.uses >= token.max_uses:\n        sync.pairing_tokens.remove(token)",
         "if token.uses >= token.max_uses:\n        sync.pairing_tokens.remove(token)",
         "a token without a limit is gone after one use",
-        ("pairing/?",),
+        ("pairing/1", "pairing/2"),
     ),
     Mutant(
         "pair-permissions",
@@ -317,7 +317,7 @@ MUTANTS = (
         "keyid=peer.keyid, permissions=token.permissions)",
         "keyid=peer.keyid, permissions=[])",
         "a new client does not get its token's permissions",
-        ("history/[12]", "config/5"),
+        ("history/1", "config/5"),
     ),
     Mutant(
         "pair-own-id",
@@ -326,7 +326,7 @@ MUTANTS = (
         "if peer.instance_id == config.instance:",
         "if False:",
         "a client may have the hub's instance id",
-        ("pairing/2?",),
+        ("pairing/26",),
     ),
     Mutant(
         "pair-taken-id",
@@ -335,7 +335,7 @@ MUTANTS = (
         "if other.instance_id == peer.instance_id:",
         "if False:",
         "a client may have another one's instance id",
-        ("pairing/2?",),
+        ("pairing/25",),
     ),
     Mutant(
         "pair-odd-id",
@@ -344,7 +344,7 @@ MUTANTS = (
         "    if problem:\n",
         "    if False:\n",
         "an invalid instance id is not refused as such",
-        ("pairing/2?",),
+        ("pairing/27",),
     ),
     Mutant(
         "pair-known",
@@ -353,7 +353,7 @@ MUTANTS = (
         "if entry.instance_id == peer.instance_id:",
         "if entry.instance_id == peer.instance_id and not peer.pairing_secret:",
         "a known client that shows a secret is refused",
-        ("pairing/?",),
+        ("pairing/3", "pairing/4"),
     ),
     Mutant(
         "pair-code",
@@ -362,7 +362,7 @@ MUTANTS = (
         "return PeerError(Fault.REFUSED, Code.PERMISSION_DENIED, message)",
         "return PeerError(Fault.REFUSED, Code.UNAVAILABLE, message)",
         "another code for a client that is not let in",
-        ("handshake/4?",),
+        ("handshake/40",),
     ),
     Mutant(
         "pair-rate",
@@ -371,7 +371,7 @@ MUTANTS = (
         "FAILURES_PER_ADDRESS = 10",
         "FAILURES_PER_ADDRESS = 100",
         "a hundred wrong secrets a minute from one address",
-        ("pairing/*",),
+        ("pairing/2?", "pairing/98"),
     ),
     Mutant(
         "pair-keeps-secret",
@@ -389,7 +389,7 @@ MUTANTS = (
         "PAIRING_RETRY_S = 1.0",
         "PAIRING_RETRY_S = 20.0",
         "a refused pairing is tried again after 20 s",
-        ("handshake/6[45]",),
+        ("handshake/65",),
     ),
     # --- what is said when
     Mutant(
@@ -399,7 +399,7 @@ MUTANTS = (
         'self.link.send_now("receive_config", item.SyncActionReceiveConfig(config=view))',
         "self._hub.oplog",
         "the hub does not show its configuration",
-        ("order/[123]",),
+        ("order/1",),
     ),
     Mutant(
         "order-resources",
@@ -408,7 +408,7 @@ MUTANTS = (
         'self.link.send_now("receive_resources", views',
         'str(views.VIEW_CONFIG) or self.link.send_now("receive_resources", views',
         "the hub does not list its resources",
-        ("order/[123]",),
+        ("order/2",),
     ),
     Mutant(
         "order-modno",
@@ -417,7 +417,7 @@ MUTANTS = (
         "wire.sync.RemoteConfig(modno=config.modno, version=config.version)",
         "wire.sync.RemoteConfig(version=config.version)",
         "the hub's view has no modno",
-        ("order/[123]",),
+        ("order/1",),
     ),
     Mutant(
         "order-again",
@@ -436,7 +436,7 @@ MUTANTS = (
         "        self._send_resources(config)",
         'self._link.send_now("receive_config", Item.SyncActionReceiveConfig(config=view))',
         "the client does not list its resources",
-        ("order/4?",),
+        ("order/40",),
     ),
     Mutant(
         "order-request-resources",
@@ -445,7 +445,7 @@ MUTANTS = (
         "self._resources_due = True",
         "self._resources_due = False",
         "request_resources is not answered",
-        ("order/4?",),
+        ("order/42",),
     ),
     Mutant(
         "order-request-manifest",
@@ -454,7 +454,7 @@ MUTANTS = (
         "self._again = True",
         "self._again = False",
         "an empty operation_manifest is not answered",
-        ("order/4?",),
+        ("order/43",),
     ),
     Mutant(
         "order-code",
@@ -463,7 +463,7 @@ MUTANTS = (
         "return PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, message)",
         "return PeerError(Fault.ITEM, Code.FAILED_PRECONDITION, message)",
         "another code for an item that has no place",
-        ("order/*",),
+        ("order/5", "order/9"),
     ),
     Mutant(
         "order-nothing",
@@ -472,7 +472,7 @@ MUTANTS = (
         "after = TABLE[self.role, self.state].get(kind)",
         "after = TABLE[self.role, self.state].get(kind or 'heartbeat')\n        kind = kind or 'heartbeat'",
         "an item without an action, or an unknown one, is ignored",
-        ("order/1?",),
+        ("order/13", "order/14"),
     ),
     Mutant(
         "order-unequal",
@@ -481,7 +481,7 @@ MUTANTS = (
         "len(message.op_ids) != len(message.modnos):",
         "len(message.op_ids) > len(message.modnos):",
         "a manifest may have more modnos than ids",
-        ("order/1?",),
+        ("order/16", "order/17"),
     ),
     Mutant(
         "order-displaced",
@@ -490,7 +490,7 @@ MUTANTS = (
         "if older is not None:",
         "if False:",
         "an older session of the same client goes on",
-        ("order/2?",),
+        ("order/22",),
     ),
     Mutant(
         "order-displaced-code",
@@ -499,7 +499,7 @@ MUTANTS = (
         'end(code=Code.INTERNAL, message="displaced',
         'end(code=Code.ABORTED, message="displaced',
         "another code for a displaced session",
-        ("order/2?",),
+        ("order/22",),
     ),
     Mutant(
         "order-keep-alive",
@@ -517,7 +517,7 @@ MUTANTS = (
         "if not self._decoder.at_boundary():",
         "if self.state is not State.OPEN:",
         "END_STREAM within a message is a clean end",
-        ("http/2?",),
+        ("http/27",),
     ),
     # --- heartbeats
     Mutant(
@@ -583,7 +583,7 @@ MUTANTS = (
         "outcome = await self.attempt()\n            if outcome.refused and not self._secret():\n"
         "                await trio.sleep_forever()",
         "a client that is refused gives up",
-        ("http/6?", "handshake/82"),
+        ("http/68", "handshake/82"),
     ),
     Mutant(
         "back-rate",

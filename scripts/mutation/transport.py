@@ -22,7 +22,7 @@ MUTANTS = (
         'if isinstance(route, Stream) and route.http2_only and scope["http_version"] != "2":',
         "if False:",
         "HTTP/1.1 is let through to the checks behind",
-        ("http/1*",),
+        ("http/12",),
     ),
     Mutant(
         "http-505-after-405",
@@ -31,7 +31,7 @@ MUTANTS = (
         'route.http2_only and scope["http_version"] != "2":',
         'route.http2_only and scope["http_version"] != "2" and scope["method"] == "POST":',
         "the method is judged before the HTTP version",
-        ("http/1*",),
+        ("http/14",),
     ),
     Mutant(
         "http-method",
@@ -40,7 +40,7 @@ MUTANTS = (
         'if scope["method"] != "POST":',
         'if scope["method"] == "GET":',
         "only GET is refused",
-        ("http/1*",),
+        ("http/11",),
     ),
     Mutant(
         "http-allow",
@@ -49,7 +49,7 @@ MUTANTS = (
         '{"allow": "POST"}',
         "{}",
         "405 without Allow",
-        ("http/1*",),
+        ("http/10",),
     ),
     Mutant(
         "http-accept-post",
@@ -58,7 +58,7 @@ MUTANTS = (
         '{"accept-post": ", ".join(sorted(served))}',
         "{}",
         "415 without Accept-Post",
-        ("http/?",),
+        ("http/7",),
     ),
     Mutant(
         "http-unary-type",
@@ -67,7 +67,7 @@ MUTANTS = (
         "kind.media_type(streams): kind.name for kind in CODECS",
         "kind.media_type(s): kind.name for kind in CODECS for s in (False, streams)",
         "a stream is served under the content type of a unary call",
-        ("http/?",),
+        ("http/8",),
     ),
     Mutant(
         "http-404",
@@ -76,7 +76,7 @@ MUTANTS = (
         "await _answer(send, 404)",
         "await _answer(send, 403)",
         "403 for a path that is not served",
-        ("http/?",),
+        ("http/3",),
     ),
     Mutant(
         "http-encoding",
@@ -85,7 +85,7 @@ MUTANTS = (
         "if encoding not in ENCODINGS:",
         "if encoding not in (*ENCODINGS, 'br'):",
         "an encoding that is not known is passed",
-        ("http/1*",),
+        ("http/17",),
     ),
     Mutant(
         "http-encoding-code",
@@ -94,7 +94,7 @@ MUTANTS = (
         'Code.UNIMPLEMENTED, f"unknown compression',
         'Code.INVALID_ARGUMENT, f"unknown compression',
         "another code for an unknown encoding",
-        ("http/1*",),
+        ("http/17",),
     ),
     Mutant(
         "http-version-header",
@@ -103,7 +103,7 @@ MUTANTS = (
         'if version != "1":',
         "if False:",
         "any connect-protocol-version is taken",
-        ("http/4*",),
+        ("http/42",),
     ),
     Mutant(
         "http-timeout-unit",
@@ -112,7 +112,7 @@ MUTANTS = (
         "return int(text) / 1000",
         "return int(text) / 1_000_000_000",
         "connect-timeout-ms is read as nanoseconds",
-        ("http/4*",),
+        ("http/41", "http/43"),
     ),
     Mutant(
         "json-type",
@@ -121,7 +121,7 @@ MUTANTS = (
         "call.content_type.encode()",
         'b"application/connect+proto"',
         "the JSON codec is answered with the content type of the other",
-        ("http/1*",),
+        ("http/15",),
     ),
     Mutant(
         "json-codec",
@@ -130,7 +130,7 @@ MUTANTS = (
         'CODECS = (Codec("proto"), Codec("json"))',
         'CODECS = (Codec("proto"),)',
         "the JSON codec is not served",
-        ("http/1*",),
+        ("http/15",),
     ),
     Mutant(
         "json-inner",
@@ -139,7 +139,7 @@ MUTANTS = (
         "return items.parse(plaintext)",
         "return items.unpack(plaintext, self._codec)",
         "under the JSON codec the inner item is read as JSON, too",
-        ("http/1*",),
+        ("http/15",),
     ),
     # --- envelopes
     Mutant(
@@ -149,7 +149,7 @@ MUTANTS = (
         "if flags & ~(FLAG_COMPRESSED | FLAG_END):",
         "if False:",
         "unknown flags are ignored",
-        ("http/*",),
+        ("http/19", "http/20"),
     ),
     Mutant(
         "frame-flags-client",
@@ -158,7 +158,7 @@ MUTANTS = (
         "if flags & ~(FLAG_COMPRESSED | FLAG_END):",
         "if False:",
         "unknown flags are ignored",
-        ("http/7*",),
+        ("http/75",),
     ),
     Mutant(
         "frame-flag-bit",
@@ -167,7 +167,7 @@ MUTANTS = (
         "if flags & ~(FLAG_COMPRESSED | FLAG_END):",
         "if flags & ~(FLAG_COMPRESSED | FLAG_END | 128):",
         "one unknown flag is ignored",
-        ("http/*",),
+        ("http/20",),
     ),
     Mutant(
         "frame-client-end",
@@ -176,7 +176,7 @@ MUTANTS = (
         "if flags & FLAG_END and not self._ends:",
         "if False:",
         "an end-of-stream message from a client is taken",
-        ("http/2*",),
+        ("http/21",),
     ),
     Mutant(
         "frame-compressed",
@@ -185,7 +185,7 @@ MUTANTS = (
         "if flags & FLAG_COMPRESSED and not self._gzip:",
         "if False:",
         "compression needs no declaration",
-        ("http/*",),
+        ("http/18",),
     ),
     Mutant(
         "frame-compressed-client",
@@ -194,7 +194,7 @@ MUTANTS = (
         "if flags & FLAG_COMPRESSED and not self._gzip:",
         "if False:",
         "compression needs no declaration",
-        ("http/7*",),
+        ("http/74",),
     ),
     Mutant(
         "frame-gzip",
@@ -203,7 +203,7 @@ MUTANTS = (
         "if flags & FLAG_COMPRESSED and payload:",
         "if False:",
         "gzip is not unpacked",
-        ("http/1*",),
+        ("http/16",),
     ),
     Mutant(
         "frame-bomb",
@@ -212,7 +212,7 @@ MUTANTS = (
         "room = self.limit + 1",
         "room = 1 << 40",
         "what is packed is unpacked without a limit",
-        ("limits/*",),
+        ("limits/4", "limits/5"),
     ),
     Mutant(
         "frame-length",
@@ -221,7 +221,7 @@ MUTANTS = (
         "if length > self.limit:",
         "if False:",
         "a length is not judged before the message has come",
-        ("limits/*",),
+        ("limits/1", "limits/6"),
     ),
     Mutant(
         "frame-length-client",
@@ -230,7 +230,7 @@ MUTANTS = (
         "if length > self.limit:",
         "if False:",
         "a length is not judged before the message has come",
-        ("limits/*",),
+        ("limits/20",),
     ),
     Mutant(
         "frame-end-flag",
@@ -239,7 +239,7 @@ MUTANTS = (
         "return encode(FLAG_END, json.dumps",
         "return encode(0, json.dumps",
         "the end-of-stream message lacks its flag",
-        ("kem/*",),
+        ("kem/5", "kem/9"),
     ),
     Mutant(
         "frame-end-flag-client",
@@ -248,7 +248,7 @@ MUTANTS = (
         "return bool(self.flags & FLAG_END)",
         "return self.flags == 3",
         "an end-of-stream message is not known by its flag",
-        ("http/*",),
+        ("http/6?", "http/77"),
     ),
     # --- limits of what a stranger and a peer may send
     Mutant(
@@ -258,7 +258,7 @@ MUTANTS = (
         "before_known: int = (\n        16 << 10\n    )",
         "before_known: int = (\n        16 << 20\n    )",
         "16 MiB before a client is known",
-        ("limits/*",),
+        ("limits/1", "limits/2", "limits/4"),
     ),
     Mutant(
         "limit-unknown-sum",
@@ -267,7 +267,7 @@ MUTANTS = (
         "self._limits.before_known - self._spent - framing.PREFIX_BYTES",
         "self._limits.before_known - framing.PREFIX_BYTES",
         "the bound before a client is known is for each message, not for all",
-        ("limits/*",),
+        ("limits/2",),
     ),
     Mutant(
         "limit-known",
@@ -276,7 +276,7 @@ MUTANTS = (
         "self._decoder.limit = self._limits.message",
         "pass",
         "the bound of a stranger stays when the client is known",
-        ("limits/*",),
+        ("limits/7", "limits/3"),
     ),
     Mutant(
         "limit-message",
@@ -285,7 +285,7 @@ MUTANTS = (
         "message: int = 64 << 20",
         "message: int = 65 << 20",
         "65 MiB a message",
-        ("limits/*",),
+        ("limits/6",),
     ),
     Mutant(
         "limit-message-client",
@@ -294,7 +294,7 @@ MUTANTS = (
         "message: int = 64 << 20",
         "message: int = 65 << 20",
         "65 MiB a message",
-        ("limits/*",),
+        ("limits/20",),
     ),
     # --- key exchange
     Mutant(
@@ -304,7 +304,7 @@ MUTANTS = (
         "_KEM_ID = 0x0051",
         "_KEM_ID = 0x0050",
         "the KEM's id is that of a comment in the reference's schema",
-        ("kem/?",),
+        ("kem/2",),
     ),
     Mutant(
         "kem-id-client",
@@ -322,7 +322,7 @@ MUTANTS = (
         'b"MLKEM1024-P384"',
         'b"MLKEM768-P256"',
         "another label in the hybrid KEM",
-        ("kem/?",),
+        ("kem/2",),
     ),
     Mutant(
         "kem-points",
@@ -331,7 +331,7 @@ MUTANTS = (
         "mlkem_secret + ecdh_x + ephemeral_point + recipient_point",
         "mlkem_secret + ecdh_x + recipient_point + ephemeral_point",
         "the two points are hashed in the other order",
-        ("kem/?",),
+        ("kem/2",),
     ),
     Mutant(
         "kem-aead",
@@ -340,7 +340,7 @@ MUTANTS = (
         "aead_id=0x0002",
         "aead_id=0x0001",
         "the key schedule is that of AES-128-GCM",
-        ("kem/?",),
+        ("kem/2",),
     ),
     Mutant(
         "kem-export",
@@ -358,7 +358,7 @@ MUTANTS = (
         'b"backrest-sync-transport-v1"',
         'b"backrest-sync-transport-v2"',
         "another info string",
-        ("kem/?",),
+        ("kem/2",),
     ),
     Mutant(
         "kem-form",
@@ -367,7 +367,7 @@ MUTANTS = (
         "if point[0] != 0x04:",
         "if False:",
         "other spellings of a point are taken",
-        ("kem/*",),
+        ("kem/17", "kem/18"),
     ),
     Mutant(
         "kem-form-client",
@@ -376,7 +376,7 @@ MUTANTS = (
         "if point[0] != 0x04:",
         "if False:",
         "other spellings of a point are taken",
-        ("kem/*",),
+        ("kem/41", "kem/42"),
     ),
     Mutant(
         "kem-fixed-point",
@@ -385,7 +385,7 @@ MUTANTS = (
         "_encapsulate(public_key, ec.generate_private_key(_CURVE))",
         "_encapsulate(public_key, ec.derive_private_key(7, _CURVE))",
         "the hub's half of ECDH is the same each time",
-        ("kem/?",),
+        ("kem/3",),
     ),
     Mutant(
         "kem-reused-key",
@@ -394,7 +394,7 @@ MUTANTS = (
         "key or hpke.RecipientKey.generate()",
         'key or globals().setdefault("_kept", hpke.RecipientKey.generate())',
         "all connections share one key pair",
-        ("kem/3*",),
+        ("kem/31",),
     ),
     Mutant(
         "kem-version",
@@ -403,7 +403,7 @@ MUTANTS = (
         "if exchange.protocol_version != crypto_channel.TRANSPORT_VERSION:",
         "if exchange.protocol_version > crypto_channel.TRANSPORT_VERSION:",
         "transport version 0 is taken",
-        ("kem/*",),
+        ("kem/9",),
     ),
     Mutant(
         "kem-version-client",
@@ -412,7 +412,7 @@ MUTANTS = (
         "if exchange.protocol_version != crypto_channel.TRANSPORT_VERSION:",
         "if exchange.protocol_version < crypto_channel.TRANSPORT_VERSION:",
         "transport version 2 is taken",
-        ("kem/3*",),
+        ("kem/33",),
     ),
     Mutant(
         "kem-version-sent",
@@ -421,7 +421,7 @@ MUTANTS = (
         "protocol_version=crypto_channel.TRANSPORT_VERSION, kem_encapsulation=encapsulation",
         "protocol_version=0, kem_encapsulation=encapsulation",
         "the hub's reply has no version",
-        ("kem/?",),
+        ("kem/1",),
     ),
     Mutant(
         "kem-code",
@@ -430,7 +430,7 @@ MUTANTS = (
         "return PeerError(Fault.KEM, Code.INVALID_ARGUMENT, message)",
         "return PeerError(Fault.KEM, Code.INTERNAL, message)",
         "another code for a faulty key exchange",
-        ("kem/*",),
+        ("kem/5", "kem/11"),
     ),
     Mutant(
         "kem-fault-code",
@@ -439,7 +439,7 @@ MUTANTS = (
         'raise PeerError(Fault.FRAMING, Code.INTERNAL, "its message is not an item in protobuf")',
         'raise PeerError(Fault.FRAMING, Code.INVALID_ARGUMENT, "its message is not an item in protobuf")',
         "another code for what is no protobuf",
-        ("kem/24", "record/*"),
+        ("kem/24", "record/15"),
     ),
     Mutant(
         "transcript-label",
@@ -448,7 +448,7 @@ MUTANTS = (
         'b"backrest-sync-transport-transcript/v1\\x00"',
         'b"backrest-sync-transport-transcript/v1"',
         "the transcript's label lacks its zero byte",
-        ("handshake/[12]", "kem/2"),
+        ("kem/2",),
     ),
     Mutant(
         "transcript-version",
@@ -457,7 +457,7 @@ MUTANTS = (
         'version.to_bytes(4, "big")',
         'version.to_bytes(8, "big")',
         "the transcript holds the version in eight bytes",
-        ("handshake/[12]", "kem/2"),
+        ("kem/2",),
     ),
     Mutant(
         "transcript-length",
@@ -485,7 +485,7 @@ MUTANTS = (
         "context.export(_TO_INITIATOR, _KEY_BYTES),\n        context.export(_TO_RESPONDER",
         "context.export(_TO_RESPONDER, _KEY_BYTES),\n        context.export(_TO_INITIATOR",
         "the keys of the two directions are swapped",
-        ("kem/?",),
+        ("kem/2",),
     ),
     Mutant(
         "nonce-step",
@@ -494,7 +494,7 @@ MUTANTS = (
         "self._sent = counter + 1",
         "self._sent = counter + 2",
         "the sending counter goes up by two",
-        ("order/[123]",),
+        ("order/1",),
     ),
     Mutant(
         "nonce-byte",
@@ -503,7 +503,7 @@ MUTANTS = (
         'nonce = counter.to_bytes(NONCE_BYTES, "big")\n        return nonce',
         'nonce = (counter % 256).to_bytes(NONCE_BYTES, "big")\n        return nonce',
         "the sending counter has one byte",
-        ("record/2*",),
+        ("record/24",),
     ),
     Mutant(
         "nonce-byte-client",
@@ -512,7 +512,7 @@ MUTANTS = (
         'nonce = counter.to_bytes(NONCE_BYTES, "big")\n        return nonce',
         'nonce = (counter % 256).to_bytes(NONCE_BYTES, "big")\n        return nonce',
         "the sending counter has one byte",
-        ("record/5*",),
+        ("record/52",),
     ),
     Mutant(
         "nonce-unchecked",
@@ -521,7 +521,7 @@ MUTANTS = (
         'if nonce != counter.to_bytes(NONCE_BYTES, "big"):',
         "if len(nonce) != NONCE_BYTES:",
         "any nonce is taken",
-        ("record/*",),
+        ("record/6", "record/7", "record/20"),
     ),
     Mutant(
         "nonce-unchecked-client",
@@ -530,7 +530,7 @@ MUTANTS = (
         'if nonce != counter.to_bytes(NONCE_BYTES, "big"):',
         "if len(nonce) != NONCE_BYTES:",
         "any nonce is taken",
-        ("record/*",),
+        ("record/36", "record/37", "record/50"),
     ),
     Mutant(
         "nonce-replay",
@@ -539,7 +539,7 @@ MUTANTS = (
         'if nonce != counter.to_bytes(NONCE_BYTES, "big"):',
         'if nonce > counter.to_bytes(NONCE_BYTES, "big"):',
         "a record that came before is taken again",
-        ("record/2*",),
+        ("record/20",),
     ),
     Mutant(
         "nonce-replay-client",
@@ -548,7 +548,7 @@ MUTANTS = (
         'if nonce != counter.to_bytes(NONCE_BYTES, "big"):',
         'if nonce > counter.to_bytes(NONCE_BYTES, "big"):',
         "a record that came before is taken again",
-        ("record/5*",),
+        ("record/50",),
     ),
     Mutant(
         "nonce-loss",
@@ -557,7 +557,7 @@ MUTANTS = (
         'if nonce != counter.to_bytes(NONCE_BYTES, "big"):',
         'if nonce < counter.to_bytes(NONCE_BYTES, "big") or len(nonce) != NONCE_BYTES:',
         "a lost record is not noticed",
-        ("record/*",),
+        ("record/6",),
     ),
     Mutant(
         "tag-ignored",
@@ -566,7 +566,7 @@ MUTANTS = (
         'raise ChannelError("tag", f"record {counter} does not open: altered, or other keys") from None',
         'return b"\\x22\\x00"',
         "a record that does not open is taken for a heartbeat",
-        ("record/*",),
+        ("record/8", "record/9", "record/13"),
     ),
     Mutant(
         "tag-ignored-client",
@@ -575,7 +575,7 @@ MUTANTS = (
         'raise ChannelError("tag", f"record {counter} does not open: altered, or other keys") from None',
         'return b"\\x22\\x00"',
         "a record that does not open is taken for a heartbeat",
-        ("record/*",),
+        ("record/38", "record/39", "record/43"),
     ),
     Mutant(
         "clear-item",
@@ -584,7 +584,7 @@ MUTANTS = (
         "if self.channel is None:\n            return item",
         'if self.channel is None or items.kind_of(item) != "encrypted":\n            return item',
         "a cleartext item is taken in a session",
-        ("record/*",),
+        ("record/14", "record/23", "kem/25"),
     ),
     Mutant(
         "clear-item-client",
@@ -593,7 +593,7 @@ MUTANTS = (
         "if self.channel is None:\n            return item",
         'if self.channel is None or items.kind_of(item) != "encrypted":\n            return item',
         "a cleartext item is taken in a session",
-        ("record/*",),
+        ("record/44",),
     ),
     Mutant(
         "record-code",
@@ -602,6 +602,6 @@ MUTANTS = (
         "raise PeerError(Fault.RECORD, Code.INTERNAL, str(error))",
         "raise PeerError(Fault.RECORD, Code.INVALID_ARGUMENT, str(error))",
         "another code for a faulty record",
-        ("record/*",),
+        ("record/1", "record/8"),
     ),
 )

@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance import setup
+
 START_S = 60.0  # for a process to say that it listens; it takes a second or two
 SUITE_S = 420.0  # for a selection of cases: no case lasts longer than 300 s, and they run side by side
 FAILURES = 3  # after so many the suite stops: the mutant is caught
 SERVE = ("--bind-address", "127.0.0.1:0", "--heartbeat-interval", "1s")
-PATIENCE_S = "30"  # a busy machine is no failure; no case that passes waits that long
+PATIENCE_S = 30.0  # a busy machine is no failure; no case that passes waits that long
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ def _started(*command: str, cwd: Path, env: dict[str, str], quiet: bool = False)
 class Trial:
     """``package``: the folder that holds the backrest to be tested. ``original``: that of the suite."""
 
-    def __init__(self, role: str, package: Path, original: Path, work: Path) -> None:
+    def __init__(
+        self, role: str, package: Path, original: Path, work: Path, patience: float = PATIENCE_S
+    ) -> None:
+        self._patience = str(patience)
         self._role = role
         self._original = original
         self._home = Path(tempfile.mkdtemp(dir=work))
@@ -90,7 +95,7 @@ class Trial:
             shutil.rmtree(self._home, ignore_errors=True)
 
     def _hub(self, selection: Sequence[str]) -> Verdict:
-        self._suite("setup", "hub", str(self._home)).communicate()
+        setup.write_hub(self._home)
         with self._daemon() as url:
             if not url:
                 return Verdict(trouble="the program does not start")
@@ -99,14 +104,14 @@ class Trial:
             )
 
     def _client(self, selection: Sequence[str]) -> Verdict:
-        setup = self._home / "setup"
+        files = self._home / "setup"
         importing = [sys.executable, "-m", "backrest", "ops", "import"]
-        change = shlex.join([*importing, str(setup / "one-more.jsonl")])
+        change = shlex.join([*importing, str(files / "one-more.jsonl")])
         suite = self._suite(
             *(
                 "client",
                 "--setup",
-                str(setup),
+                str(files),
                 "--fixture",
                 "--change-command",
                 change,
@@ -119,9 +124,9 @@ class Trial:
         while "waiting for the client" not in (line := suite.stderr.readline()):
             if not line:
                 return self._judged(suite)
-        shutil.copy(setup / "config.json", self._home)
+        shutil.copy(files / "config.json", self._home)
         subprocess.run(
-            [*importing, str(setup / "operations.jsonl")],
+            [*importing, str(files / "operations.jsonl")],
             env=self._suite_env,
             check=True,
             capture_output=True,
@@ -133,18 +138,9 @@ class Trial:
                 return Verdict(trouble="the program does not start")
             return self._judged(suite)
 
-    @staticmethod
-    def _how(selection: Sequence[str]) -> tuple[str, ...]:
-        return (
-            *selection,
-            "--heartbeat",
-            "1",
-            "--patience",
-            PATIENCE_S,
-            "--max-failures",
-            str(FAILURES),
-            "--json",
-        )
+    def _how(self, selection: Sequence[str]) -> tuple[str, ...]:
+        how = ("--heartbeat", "1", "--patience", self._patience, "--max-failures", str(FAILURES), "--json")
+        return (*selection, *how)
 
     def _suite(self, *arguments: str) -> subprocess.Popen[str]:
         return _started("conformance", *arguments, cwd=self._original, env=self._suite_env)
