@@ -97,12 +97,12 @@ class Machine:
 class Daemon:
     """A running ``backrest serve``."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, bind: str = "127.0.0.1:0") -> None:
         self.machine = machine
         self.url = ""
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*BACKREST, "serve", "--bind-address", "127.0.0.1:0"],
+            [*BACKREST, "serve", "--bind-address", bind],
             env=machine.env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
