@@ -40,6 +40,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SHORTEST_TOKEN = 32  # characters: of a random text in hex, 128 bits
+SHORT_BODY, SHORT_BODY_S = 64 * 1024, 1.0  # what a stranger's request may have of our time
 LONGEST_TOKEN = 1000  # a header has room for more; a file that is longer is another file
 
 
@@ -104,6 +105,7 @@ class Guard:
         if scope["type"] == "http":
             refusal = self._refusal(scope)
             if refusal is not None:
+                await _drop_body(receive)
                 await _refuse(send, *refusal)
                 return
         await self._app(scope, receive, send)
@@ -170,6 +172,18 @@ def _headers(scope: Scope) -> dict[str, str]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
+
+
+async def _drop_body(receive: Receive) -> None:
+    """Take a short body before refusing: curl takes an answer that overtakes its request over HTTP/2 for a broken
+    connection, and does not show it."""
+    left = SHORT_BODY
+    with trio.move_on_after(SHORT_BODY_S):
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
 
 
 async def _refuse(send: Send, status: int, code: Code, text: str, headers: Mapping[str, str]) -> None:
