@@ -34,6 +34,7 @@ from backrest.store.config import ConfigStore
 from backrest.store.files import Paths
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.shares import Shares
 from backrest.sync.client import SYNC_PATH, Clients, dialer
@@ -96,6 +97,8 @@ class _Daemon:
         self._audit = AuditLog.open(paths.audit)
         self._shares = Shares.open(paths.shares)
         self._shares.prune(config.current)
+        self._pushes = PushQueue.open(paths.pushes)
+        self._pushes.forget_removed(config.current)
         self._parked = ParkedPlans.open(paths.parked_plans)
         self._parked.settle(config.current)  # a crash may have left a plan in both places
         self._engine = Engine(paths, config, oplog, restic_command=settings.restic_command)
@@ -107,6 +110,7 @@ class _Daemon:
             "peers": peers,
             "audit": self._audit,
             "watch": self._watch,
+            "pushes": self._pushes,
             "limits": limits,
         }
         self._hub = Hub(**parts, shares=self._shares, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
@@ -180,6 +184,7 @@ class _Daemon:
             audit=self._audit,
             parked=self._parked,
             shares=self._shares,
+            pushes=self._pushes,
             engine=self._engine,
             daemon=daemon,
             ca_file=self._settings.ca_file,
@@ -200,6 +205,7 @@ class _Daemon:
                 return
             try:
                 changed = await trio.to_thread.run_sync(self._config.reload)
+                await trio.to_thread.run_sync(self._pushes.forget_removed, self._config.current)
                 log.info("configuration read again: %s", "changed" if changed else "as before")
             except (UserError, StorageError) as error:
                 log.error("the configuration was not read again, the one in force stays: %s", error)

@@ -25,6 +25,7 @@ from backrest.store.config import ConfigStore
 from backrest.store.files import Paths
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerRecord, PeerStore
+from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.shares import Shares
 from backrest.sync.client import Clients
@@ -124,6 +125,7 @@ class Instance:
         self.audit = AuditLog.open(self.paths.audit)
         self.watch = ConfigWatch(self.config)
         self.shares = Shares.open(self.paths.shares)
+        self.pushes = PushQueue.open(self.paths.pushes)
         self.parked = ParkedPlans.open(self.paths.parked_plans)
 
     @property
@@ -140,6 +142,7 @@ class Instance:
             audit=self.audit,
             watch=self.watch,
             shares=self.shares,
+            pushes=self.pushes,
             limits=self.limits,
         )
         self.clients = Clients(
@@ -150,6 +153,7 @@ class Instance:
             audit=self.audit,
             dial=self.world.dial,
             parked=self.parked,
+            pushes=self.pushes,
             limits=self.limits,
             wall=self.world.wall,
         )

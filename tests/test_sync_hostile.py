@@ -20,7 +20,7 @@ from backrest.permissions import parse_grant
 from backrest.protocol.framing import Decoder, EndOfStream, encode, parse_end
 from backrest.protocol.session import Limits
 from backrest.store import mask
-from backrest.sync import apply, hub, inbound, pushing
+from backrest.sync import answers, apply, hub, inbound
 from backrest.sync.gate import Gate
 
 Item = wire.sync.SyncStreamItem
@@ -382,6 +382,7 @@ async def test_a_view_too_large_to_keep_is_not_kept(autojump_clock: MockClock, w
 def test_a_push_of_thousands_of_items_changes_nothing() -> None:
     config = wire.config.Config(version=6, instance="laptop")
     peer = wire.config.Multihost.Peer(instance_id="hub", permissions=[parse_grant("receive-shared-repos=*")])
+    config.multihost.known_hosts.append(peer)
     message = apply.SetConfig(
         repos=[
             wire.config.Repo(id=f"r{n}", guid=f"{n:064x}", uri=f"/r{n}", origin_instance_id="hub")
@@ -397,6 +398,7 @@ def test_a_push_of_thousands_of_items_changes_nothing() -> None:
 def test_pushes_one_after_the_other_do_not_grow_the_configuration_without_end() -> None:
     config = wire.config.Config(version=6, instance="laptop")
     peer = wire.config.Multihost.Peer(instance_id="hub", permissions=[parse_grant("receive-shared-repos=*")])
+    config.multihost.known_hosts.append(peer)
     for round_ in range(3):
         repos = [
             wire.config.Repo(id=f"r{n}", guid=f"{n:064x}", uri=f"/r{n}", origin_instance_id="hub")
@@ -410,6 +412,7 @@ def test_pushes_one_after_the_other_do_not_grow_the_configuration_without_end() 
 def test_a_pushed_item_of_many_bytes_is_skipped_quickly() -> None:
     config = wire.config.Config(version=6, instance="laptop")
     peer = wire.config.Multihost.Peer(instance_id="hub", permissions=[parse_grant("receive-shared-repos=*")])
+    config.multihost.known_hosts.append(peer)
     huge = wire.config.Repo(id="a", guid=GUID, uri="/a", origin_instance_id="hub", flags=["x" * 5_000_000])
     long = wire.config.Repo(id="b", guid="b" * 64, uri="/b", origin_instance_id="hub", flags=["x" * 100_000])
     report = apply.apply_set_config(config, peer, apply.SetConfig(repos=[huge, long]))
@@ -443,11 +446,11 @@ async def test_what_a_push_says_cannot_flood_the_log(
 
 
 async def test_pushes_without_pause_have_to_wait(autojump_clock: MockClock) -> None:
-    pushes = pushing.Pace()
+    pushes = answers.Pace()
     started = trio.current_time()
-    for _ in range(pushing.PUSHES):
+    for _ in range(answers.PUSHES):
         await pushes.turn()
     assert trio.current_time() == started
-    for _ in range(pushing.PUSHES):
+    for _ in range(answers.PUSHES):
         await pushes.turn()
-    assert trio.current_time() - started >= pushing.PUSHES_S
+    assert trio.current_time() - started >= answers.PUSHES_S

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backrest.store.files import Paths
     from backrest.store.oplog import OpLog
     from backrest.store.peers import PeerRecord, PeerStore
+    from backrest.store.pushqueue import PushQueue
     from backrest.store.removal import ParkedPlans
     from backrest.store.shares import Shares
 
@@ -51,6 +52,7 @@ class Context:
         audit: AuditLog | None = None,
         parked: ParkedPlans | None = None,
         shares: Shares | None = None,
+        pushes: PushQueue | None = None,
         engine: Engine | None = None,
         daemon: Daemon | None = None,
         restic_command: str | None = None,
@@ -66,6 +68,7 @@ class Context:
         self._audit = audit
         self._parked = parked
         self._shares = shares
+        self._pushes = pushes
         self._engine = engine
         self._opened: list[Any] = []  # what close() has to close: never what was handed in
 
@@ -132,6 +135,14 @@ class Context:
 
             self._shares = Shares.open(self.paths.shares)
         return self._shares
+
+    @property
+    def pushes(self) -> PushQueue:
+        if self._pushes is None:
+            from backrest.store.pushqueue import PushQueue
+
+            self._pushes = PushQueue.open(self.paths.pushes)
+        return self._pushes
 
     @property
     def audit(self) -> AuditLog:

@@ -43,6 +43,7 @@ def removed(context: Context, role: str, removal: Removal) -> dict[str, Any]:
         context.peers.archive(peer.keyid, peer.instance_id)
     else:  # the daemon's own session does so too, when it ends; without a daemon nobody would
         context.peers.remove(peer.keyid)
+    context.pushes.forget_removed(context.config.current)
     result = {
         "instanceId": peer.instance_id,
         "keyId": peer.keyid,

@@ -33,7 +33,8 @@ class Report:
 
     ``refused`` is for the people here; ``told``, as long, is what the sender may hear of it: nothing that it could not
     see anyway. ``about`` says which item each refusal is about: ("plan" or "repo", id), or ("", "") for all.
-    ``items`` names what was done, without content: ("plan photos", "added").
+    ``items`` names what was done, without content: ("plan photos", "added"). ``done`` counts the items that are here
+    now as pushed, changed or not, also those taken with something left out.
     """
 
     applied: list[str] = field(default_factory=list)
@@ -42,13 +43,15 @@ class Report:
     about: list[tuple[str, str]] = field(default_factory=list)
     items: list[tuple[str, str]] = field(default_factory=list)
     changed: bool = False
+    done: int = 0
 
     def did(self, kind: str, ident: str, what: str) -> None:
         self.applied.append(f"{kind} {ident!r} {what}")
         self.items.append((f"{kind} {ident}", what))
 
-    def refuse(self, kind: str, ident: str, why: str, told: str = "") -> None:
-        """``told``: for the sender, where ``why`` names what is here."""
+    def refuse(self, kind: str, ident: str, why: str, told: str = "", *, wholly: bool = True) -> None:
+        """``told``: for the sender, where ``why`` names what is here. Not ``wholly``: the rest of the item is done."""
+        self.done -= wholly
         subject = f"{kind} {ident[:80]!r}: "
         self.refused.append(subject + why)
         self.told.append(subject + (told or why))
@@ -59,7 +62,7 @@ class Report:
         self.applied.clear()
         self.items.clear()
         self.refused, self.told, self.about = [why], [why], [("", "")]
-        self.changed = False
+        self.changed, self.done = False, 0
 
 
 def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: SetConfig) -> Report:
@@ -73,11 +76,17 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
         report.refuse_all(f"nothing was applied: more than {MOST_ITEMS} items in one push")
         return report
     before = config.SerializeToString(deterministic=True)
-    grants = Grants(peer.permissions)
+    report.done = items + len(message.plans_to_delete) + len(message.repos_to_delete)
+    grants, origin = Grants(peer.permissions), peer.instance_id
+    if not any(host.keyid == peer.keyid for host in config.multihost.known_hosts):
+        # A client. On its entry RECEIVE_SHARED_REPOS is what *it* gets: the attack is to hand a repo to the hub by it.
+        # And what it may write here with READ_WRITE_CONFIG is a repo of this hub, not one that came from elsewhere.
+        grants = Grants(p for p in peer.permissions if p.type != RECEIVE_SHARED_REPOS)
+        origin = ""
     for plan in message.plans:
         _set_plan(config, grants, plan, report)
     for repo in message.repos:
-        _set_repo(config, peer.instance_id, grants, repo, report)
+        _set_repo(config, origin, grants, repo, report)
     for plan_id in message.plans_to_delete:
         _delete_plan(config, grants, plan_id, report)
     for repo_id in message.repos_to_delete:
@@ -151,12 +160,14 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
         dropped = [] if may_write else strip_programs(new)
         if dropped:
             without = f"taken without {', '.join(dropped)}, which would run programs here"
-            report.refuse("repo", repo.id, without)
+            report.refuse("repo", repo.id, without, wholly=False)
         _write_repo(config, here, new, sender, grants, report)
     elif may_write:
         _write_repo(config, here, repo, sender if here is not None or claims_origin else "", grants, report)
-    else:
+    elif sender:
         report.refuse("repo", repo.id, f"RECEIVE_SHARED_REPOS is not granted to {sender!r}")
+    else:
+        report.refuse("repo", repo.id, "READ_WRITE_CONFIG is not granted for it")
 
 
 def _write_repo(

@@ -30,11 +30,12 @@ from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.sync.link import Link, Stream
 from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
-from backrest.sync.pushing import FEATURES
+from backrest.sync.pushing import FEATURES, record
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -107,6 +108,7 @@ class KnownHost:
         audit: AuditLog,
         dial: Dial,
         parked: ParkedPlans | None = None,
+        pushes: PushQueue | None = None,
         limits: Limits | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -118,6 +120,7 @@ class KnownHost:
         self._peers = peers
         self._audit = audit
         self._parked = parked
+        self._pushes = pushes
         self._suspicion = ""  # the last that was recorded
         self._dial = dial
         self._limits = limits or Limits()
@@ -246,6 +249,8 @@ class KnownHost:
                         write_push, self._config, self._parked, self._audit, self._entry.instance_id
                     ),
                     on_established=on_established,
+                    queue=self._pushes,
+                    record=partial(record, self._audit),
                 )
                 try:
                     await link.run(outbound.handle)
@@ -384,6 +389,7 @@ class Clients:
         audit: AuditLog,
         dial: Dial,
         parked: ParkedPlans | None = None,
+        pushes: PushQueue | None = None,
         limits: Limits | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -395,6 +401,7 @@ class Clients:
             "audit": audit,
             "dial": dial,
             "parked": parked,
+            "pushes": pushes,
             "limits": limits,
         }
         self._watch = watch

@@ -25,13 +25,14 @@ from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.pushqueue import PushQueue
 from backrest.store.shares import Shares
 from backrest.sync import pairing
 from backrest.sync.arrivals import LetIn
 from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
-from backrest.sync.pushing import FEATURES
+from backrest.sync.pushing import FEATURES, record
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -83,6 +84,7 @@ class Hub:
         audit: AuditLog,
         watch: ConfigWatch,
         shares: Shares | None = None,
+        pushes: PushQueue | None = None,
         limits: Limits | None = None,
         trusted_proxies: Sequence[str] = (),
         wall: Callable[[], float] = time.time,
@@ -91,6 +93,8 @@ class Hub:
         self.peers = peers
         self.watch = watch
         self.shares = shares
+        self.pushes = pushes
+        self.record = partial(record, audit)
         self._config = config
         self._audit = audit
         self._limits = limits or Limits()
@@ -195,7 +199,7 @@ class Hub:
                 except BackrestError as error:  # it is tried again
                     log.error("expired pairing tokens could not be dropped: %s", error)
                 else:
-                    await self._record("tokens-pruned", labels=labels)
+                    await self.record("tokens-pruned", labels=labels)
             await trio.sleep(PRUNE_EVERY_S)
 
     def end_all(self, message: str) -> None:
@@ -261,9 +265,7 @@ class Hub:
                 Fault.REFUSED, Code.INTERNAL, "the hub could not store the pairing; its log says why"
             )
             raise await self._refuse(peer, address, failed) from None
-        await self._record(
-            "paired", keyid=peer.keyid, instance=peer.instance_id, address=address, token=label
-        )
+        await self.record("paired", keyid=peer.keyid, instance=peer.instance_id, address=address, token=label)
         log.info("%s paired from %s with token %r", peer.instance_id, address or "the local socket", label)
         entry = next((e for e in config.multihost.authorized_clients if e.keyid == peer.keyid), None)
         if entry is None:  # removed again by an admin in the same instant
@@ -287,16 +289,7 @@ class Hub:
             fields |= {"keyid": peer.keyid, "instance": peer.instance_id}
         if self._unrecorded:  # since the last one recorded: nobody hides behind a flood without a trace
             fields["unrecorded"], self._unrecorded = self._unrecorded, 0
-        await self._record("refused", **fields)
-
-    async def _record(self, event: str, **fields: Any) -> None:
-        """A full disk changes nothing about who is let in. Shielded: what was decided is recorded, also when the
-        stream ends at this moment."""
-        with trio.CancelScope(shield=True):
-            try:
-                await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
-            except BackrestError as error:
-                log.error("the audit log could not record %r, %r: %s", event, fields, error)
+        await self.record("refused", **fields)
 
     # --- live sessions
 

@@ -25,9 +25,10 @@ from backrest.store.oplog import Meta
 from backrest.store.shares import Shares
 from backrest.store.text import one_line
 from backrest.sync import apply, views
+from backrest.sync.answers import Answers, only_shares
 from backrest.sync.link import Link, Signal
 from backrest.sync.offers import Withdrawals
-from backrest.sync.pushing import Answers, Pushing, answers_pushes
+from backrest.sync.pushing import Pushing, Record, answers_pushes
 from backrest.sync.watch import Watch
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refus
 VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
 REPORTED = 20  # sentences of one push that are logged, each of at most REPORTED_CHARS
 REPORTED_CHARS = 500
+AUDITED = 100  # items of one push that the audit log names
+AUDITED_REFUSALS = 5  # a peer may push once a second, for ever
 REMOVED_GOODBYE_S = 0.5  # `client remove` disconnects within a second
 BATCH_OPERATIONS = 4096  # joined into one write and one fsync
 
@@ -83,7 +86,9 @@ class Inbound:
         self._room = Signal()
         self._pacer: reconcile.Pacer | None = None
         self._config = hub.watch.current
-        self._pushing = Pushing(link, self.keyid, hub.peers)
+        self._pushing = Pushing(
+            link, entry, peers=hub.peers, queue=hub.pushes, record=hub.record, to_hub=False
+        )
         self._withdrawals = Withdrawals(self._config.instance)
         self._offered: frozenset[str] = frozenset()
         self._answers = Answers(link, lambda: views.remote_config(hub.watch.current, self._grants))
@@ -93,6 +98,7 @@ class Inbound:
         self._send_view(self._config)
         self.link.spawn(self._answers.run)
         self.link.spawn(self._pushing.judge)
+        self.link.spawn(self._pushing.deliver)
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.HeartbeatReceived):
@@ -110,9 +116,10 @@ class Inbound:
         elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveOperations):
             await self._operations(message.event)
         elif isinstance(message, ReceiveConfig | ReceiveResources):
-            self._hub.peers.update(self.keyid, **await shown(message))
+            kept = await shown(message)
+            self._hub.peers.update(self.keyid, **kept)
             if isinstance(message, ReceiveConfig):
-                self._pushing.heard(message)
+                self._pushing.heard(message, kept.get("remote_config"))
                 self._withdrawals.view(message.config)
                 self._withdraw()
             else:
@@ -327,8 +334,8 @@ class Inbound:
                 Fault.ITEM, Code.INVALID_ARGUMENT, "set_config needs READ_WRITE_CONFIG on this hub"
             )
         await self._answers.turn()
-        report = await change_config(self._hub.set_config, self._entry, message)
-        self._answers.give(report.told)
+        report = await change_config(self._hub.set_config, self._entry, message, self._hub.record)
+        self._answers.give(report)
 
 
 def _remember(refused: dict[int, int], more: Mapping[int, int]) -> None:
@@ -359,9 +366,11 @@ async def change_config(
     write: Callable[[Callable[[wire.config.Config], bool]], object],
     entry: wire.config.Multihost.Peer,
     message: apply.SetConfig,
+    record: Record | None = None,
 ) -> apply.Report:
-    """Apply a peer's push through ``write`` (the store's transform), log the outcome, and return it. A result that is
-    not valid changes nothing and becomes a refusal: the session goes on."""
+    """Apply a peer's push through ``write`` (the store's transform), log the outcome, record in the audit log what it
+    changed or wanted to change, and return it. A result that is not valid changes nothing and becomes a refusal: the
+    session goes on."""
     report = apply.Report()
 
     def change(config: wire.config.Config) -> bool:
@@ -382,4 +391,14 @@ async def change_config(
             log.log(level, "configuration from %s: %s", entry.instance_id, one_line(sentence, REPORTED_CHARS))
         if len(sentences) > REPORTED:
             log.log(level, "configuration from %s: %d more", entry.instance_id, len(sentences) - REPORTED)
+    # What a hub shares comes at each session: a refusal of it stands as a warning, and is not recorded each time.
+    asked = report.refused and not only_shares(message, entry.instance_id)
+    if record is not None and (report.changed or asked):
+        await record(
+            "config-changed" if report.changed else "config-refused",
+            keyid=entry.keyid,
+            instance=entry.instance_id,
+            items=[f"{item} {what}" for item, what in report.items[:AUDITED]],
+            refused=[one_line(sentence, REPORTED_CHARS) for sentence in report.refused[:AUDITED_REFUSALS]],
+        )
     return report

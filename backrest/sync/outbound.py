@@ -24,11 +24,13 @@ from backrest.permissions import Grants
 from backrest.protocol import events
 from backrest.store.oplog import Change, Meta, OpLog
 from backrest.store.peers import PeerStore
+from backrest.store.pushqueue import PushQueue
 from backrest.sync import apply, views
+from backrest.sync.answers import Answers, Refusals
 from backrest.sync.inbound import change_config, shown
 from backrest.sync.link import Link, Signal
 from backrest.sync.offers import Offers
-from backrest.sync.pushing import Answers, Refusals
+from backrest.sync.pushing import Pushing, Record
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -54,6 +56,8 @@ class Outbound:
         peers: PeerStore,
         write: Callable[[Callable[[wire.config.Config], bool]], object],
         on_established: Callable[[], Awaitable[None]],
+        queue: PushQueue | None,
+        record: Record,
     ) -> None:
         """``write`` is how a push of the hub gets into the configuration: the store's transform, or one that knows
         what else belongs to it."""
@@ -78,6 +82,8 @@ class Outbound:
         self._resources_due = False
         self._answers = Answers(link, lambda: views.remote_config(watch.current, self._grants))
         self._refusals = Refusals(entry.instance_id)
+        self._record = record
+        self._pushing = Pushing(link, entry, peers=peers, queue=queue, record=record, to_hub=True)
         self._offers = Offers(entry.instance_id, partial(_offered, peers, entry.keyid))
 
     async def handle(self, event: events.Event) -> None:
@@ -87,9 +93,11 @@ class Outbound:
             self._link.spawn(partial(self._follow_config, config))
             self._link.spawn(self._share_history)
             self._link.spawn(self._answers.run)
+            self._link.spawn(self._pushing.deliver)
             self._link.spawn(self._offers.run)
         elif isinstance(event, events.Established):
             await self._on_established()
+            self._pushing.warn(())  # what was refused of the hub is told anew in each session
         elif isinstance(event, events.HeartbeatReceived):
             self._peers.update(self._entry.keyid, last_heartbeat_ms=int(time.time() * 1000))
         elif isinstance(event, events.Received):
@@ -111,15 +119,18 @@ class Outbound:
             self._resources_due = True  # said when there is room: a hub may ask without end and read nothing
             self._work.set()
         elif isinstance(message, Item.SyncActionReceiveConfig | Item.SyncActionReceiveResources):
-            self._peers.update(self._entry.keyid, **await shown(message))
+            kept = await shown(message)
+            self._peers.update(self._entry.keyid, **kept)
             if isinstance(message, Item.SyncActionReceiveResources):
                 self._offers.view()
+            else:
+                self._pushing.heard(message, kept.get("remote_config"))
         elif isinstance(message, apply.SetConfig):
             await self._answers.turn()
-            report = await change_config(self._write, self._entry, message)
+            report = await change_config(self._write, self._entry, message, self._record)
             self._offers.shared(message)
-            self._peers.update(self._entry.keyid, warnings=self._refusals.after(message, report))
-            self._answers.give(report.told)
+            self._pushing.warn(self._refusals.after(message, report))
+            self._answers.give(report)
         else:
             raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a client does not take {kind}")
 

@@ -1,37 +1,65 @@
-"""Pushes of one session, both ways: what we push and what the peer says of it, what it pushes and what we answer.
+"""What we push to a peer in one session, and what it says of it: shared repos, and what the queue holds for it.
 
-A peer that announced ``push-outcome/1`` answers each ``set_config`` (protocol/outcome.py). Of another we learn only
-what it shows: a repo that it took is among its resources, sooner or later, because the reference reconnects after a
-change. What the other side refused stands as ``warnings`` in its record until it no longer holds.
+The queue (store/pushqueue.py) is a level: the session looks at it whenever it changed, sends one push at a time once
+the peer has shown its configuration, and records the outcome. A peer that announced ``push-outcome/1`` says the outcome
+itself (protocol/outcome.py). Of another we learn only what it shows: a hub sees it in the client's next view, in this
+session or in the next, because the reference reconnects after a change, and also over what it refuses. So nothing is
+sent to such a client more than twice. A hub that does not answer takes no pushes at all, and gets none.
+What the other side refused stands as ``warnings`` in its record until it no longer holds.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import trio
 
 from backrest import wire
+from backrest.errors import BackrestError, StorageError
 from backrest.protocol import outcome
-from backrest.protocol.outcome import Outcome
+from backrest.store.audit import AuditLog
+from backrest.store.mask import masked_plan, masked_repo
 from backrest.store.peers import PeerStore
+from backrest.store.pushqueue import Push, PushQueue, Result
 from backrest.store.text import one_line
 from backrest.sync import apply
 from backrest.sync.link import Link, Signal
+from backrest.sync.watch import waking
+
+log = logging.getLogger("backrest.sync")
 
 FEATURES = (outcome.FEATURE,)
 
-PUSHES = 10  # set_configs taken in PUSHES_S; then a peer waits: each is a write to disk, and a new view for all others
-PUSHES_S = 10.0
-UNREAD_ANSWERS = 50  # then what it pushes next waits until it reads
 MOST_REFUSALS = 100  # items whose refusal is shown
 SHOWN_CHARS = 500
 ANSWER_S = 30.0  # by then a peer that does not answer has shown what it took
+UNANSWERED = 100  # set_configs of which we know what they were
+MOST_SENT = 5  # sessions that ended over a push before its answer: nobody is made to reconnect for ever
+MOST_SENT_SILENT = 2  # of a peer that does not answer: the reference ends the session over what it refuses
+DISK_AGAIN_S = 60.0
 
 Item = wire.sync.SyncStreamItem
 ReceiveConfig = Item.SyncActionReceiveConfig
+RemoteConfig = wire.sync.RemoteConfig
 Repo = wire.config.Repo
+Record = Callable[..., Awaitable[None]]
+
+_SHARED, _WITHDRAWN = 0, -1  # set_configs that are none of the queue, whose numbers begin at 1
+
+NO_CLIENT_PUSHES = "this hub takes no changes from its clients (it runs another program, or an older version)"
+
+
+async def record(audit: AuditLog, event: str, **fields: Any) -> None:
+    """Write to the audit log. A full disk ends no session; shielded: what was done is recorded, also when the
+    session ends at this moment."""
+    with trio.CancelScope(shield=True):
+        try:
+            await trio.to_thread.run_sync(lambda: audit.append(event, **fields))
+        except BackrestError as error:
+            log.error("the audit log could not record %r, %r: %s", event, fields, error)
 
 
 def answers_pushes(link: Link) -> bool:
@@ -39,144 +67,62 @@ def answers_pushes(link: Link) -> bool:
     return link.session.peer is not None and outcome.FEATURE in link.session.peer.features
 
 
-class Pace:
-    """The rate at which one session's set_configs are taken: whoever pushes faster waits, and loses nothing."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=PUSHES)
-
-    async def turn(self) -> None:
-        if len(self._times) == PUSHES:
-            await trio.sleep_until(self._times[0] + PUSHES_S)
-        self._times.append(trio.current_time())
-
-
-class Answers:
-    """The receiver's side: when one session's set_configs are taken, and the answer to each."""
-
-    def __init__(self, link: Link, view: Callable[[], wire.sync.RemoteConfig]) -> None:
-        """``view``: what the peer may see of the configuration, as it is now."""
-        self._link = link
-        self._view = view
-        self._pace = Pace()
-        self._taken = 0
-        self._due: deque[Outcome] = deque()
-        self._work, self._sent = Signal(), Signal()
-
-    async def turn(self) -> None:
-        """Wait until one more may be taken."""
-        while len(self._due) >= UNREAD_ANSWERS:
-            await self._sent.wait()
-        await self._pace.turn()
-
-    def give(self, refused: Sequence[str]) -> None:
-        """One more was taken: say so, to a peer that wants to know."""
-        self._taken += 1
-        if answers_pushes(self._link):
-            self._due.append(Outcome(self._taken, tuple(refused)))
-            self._work.set()
-
-    async def run(self) -> None:
-        """The task that sends the answers, as there is room for them: the reader must not wait for the writer."""
-        while True:
-            while not self._due:
-                await self._work.wait()
-            await self._link.room()
-            message = ReceiveConfig(config=self._view())
-            outcome.attach(message, self._due.popleft())
-            self._link.send_now("receive_config", message)
-            self._sent.set()
-
-
-class Refusals:
-    """What is refused, at present, of all that a peer pushed: the last push of an item has the say about it."""
-
-    def __init__(self, sender: str) -> None:
-        self._sender = sender
-        self._by_item: dict[tuple[str, str], str] = {}
-        self._shared: set[tuple[str, str]] = set()
-
-    def after(self, message: apply.SetConfig, report: apply.Report) -> tuple[str, ...]:
-        """The sentences that hold after this push."""
-        items = _items(message)
-        if self._all_shared(
-            message
-        ):  # all that is shared comes in one message: what it lacks is shared no more
-            gone, self._shared = self._shared, items
-            items = items | gone
-        for item in (*items, ("", "")):
-            self._by_item.pop(item, None)
-        for item, sentence in zip(report.about, report.refused, strict=True):
-            earlier = self._by_item.get(item)
-            self._by_item[item] = f"{earlier}; {sentence}" if earlier else sentence
-        return tuple(self._by_item.values())[:MOST_REFUSALS]
-
-    def _all_shared(self, message: apply.SetConfig) -> bool:
-        return not (message.plans or message.plans_to_delete or message.repos_to_delete) and all(
-            repo.origin_instance_id == self._sender for repo in message.repos
-        )
-
-
-def _items(message: apply.SetConfig) -> set[tuple[str, str]]:
-    return {
-        *(("plan", plan.id) for plan in message.plans),
-        *(("repo", repo.id) for repo in message.repos),
-        *(("plan", plan_id) for plan_id in message.plans_to_delete),
-        *(("repo", repo_id) for repo_id in message.repos_to_delete),
-    }
-
-
 class Pushing:
-    """The sender's side of one session: the shared repos of a hub, and what it hears of them."""
+    """The sender's side of one session."""
 
-    def __init__(self, link: Link, keyid: str, peers: PeerStore) -> None:
+    def __init__(
+        self,
+        link: Link,
+        entry: wire.config.Multihost.Peer,
+        *,
+        peers: PeerStore,
+        queue: PushQueue | None,
+        record: Record,
+        to_hub: bool,
+    ) -> None:
+        """``record(event, **fields)`` writes to the audit log."""
         self._link = link
-        self._keyid = keyid
+        self._keyid = entry.keyid
+        self._instance_id = entry.instance_id
         self._peers = peers
+        self._queue = queue
+        self._record = record
+        self._to_hub = to_hub
+        self._count = 0  # set_configs sent in this session
         self._sent: dict[
-            int, str
-        ] = {}  # by its number, the set_configs that are not answered yet: what each was
-        self._count = 0
+            int, int
+        ] = {}  # by its number: the push of the queue that it was, _SHARED or _WITHDRAWN
         self._shared: dict[str, str] = {}  # guid -> id, of the last that was sent
         self._listed: set[str] = set()
+        self._kept: tuple[str, ...] = ()  # why repos that are shared no more stay there
+        self._others: tuple[str, ...] | None = (
+            None  # warnings besides ours of the queue; None: as they were before
+        )
+        self._view: RemoteConfig | None = None
+        self._outcomes: dict[int, outcome.Outcome] = {}  # of the push that is under way
+        self._news = Signal()
+
+    # --- shared repos
 
     def share(self, repos: Sequence[Repo]) -> None:
         """Push the shared repos, all of them; nothing is sent when there are none."""
         self._shared = {repo.guid: repo.id for repo in repos}
         if not repos:
-            self._warn(())
+            self.warn(())
             return
-        self._send(Item.SyncActionSetConfig(repos=repos), "shared")
+        self._send(Item.SyncActionSetConfig(repos=repos), _SHARED)
 
     def withdraw(self, repo_ids: Sequence[str]) -> None:
-        """Ask for the deletion of what is shared no longer; only a peer that answers is asked (sync/offers.py)."""
+        """Ask the peer to delete what is shared with it no longer. One that does not answer is not asked: the
+        reference ends its session over what it refuses, and then again at every reconnect."""
         if repo_ids and answers_pushes(self._link):
-            self._send(Item.SyncActionSetConfig(repos_to_delete=repo_ids), "withdrawn")
-
-    def _send(self, message: apply.SetConfig, what: str) -> None:
-        self._link.send_now("set_config", message)
-        self._count += 1
-        if answers_pushes(self._link):
-            self._sent[self._count] = what
-            if len(self._sent) > MOST_REFUSALS:  # a peer that announced answers and gives none
-                del self._sent[next(iter(self._sent))]
-
-    def heard(self, message: ReceiveConfig) -> None:
-        """The peer's view came, perhaps with the outcome of a push."""
-        answer = outcome.found(message) if answers_pushes(self._link) else None
-        what = self._sent.get(answer.taken) if answer is not None else None
-        if answer is None or what is None:
-            return  # nothing that we sent, whatever it says
-        for number in [number for number in self._sent if number <= answer.taken]:
-            del self._sent[number]
-        if what == "shared":
-            self._warn(one_line(sentence, SHOWN_CHARS) for sentence in answer.refused)
+            self._send(Item.SyncActionSetConfig(repos_to_delete=repo_ids), _WITHDRAWN)
 
     def listed(self, message: Item.SyncActionReceiveResources) -> None:
         """The peer's list of its repos came: shared ones in it were taken."""
         self._listed = {repo.guid for repo in message.repos}
         if not answers_pushes(self._link) and self._shared and not self._missing():
-            self._warn(())
+            self.warn(())
 
     async def judge(self) -> None:
         """The task for a peer that does not answer: after a time, or at the end of the session (the reference ends it
@@ -187,7 +133,7 @@ class Pushing:
             await trio.sleep(ANSWER_S)
         finally:
             if missing := self._missing():
-                self._warn(
+                self.warn(
                     f"repo {one_line(repo_id, 100)!r} is shared with it and not among the repos that it shows: it "
                     "refused it, or does not grant read-operations for it"
                     for repo_id in missing
@@ -196,7 +142,157 @@ class Pushing:
     def _missing(self) -> list[str]:
         return [repo_id for guid, repo_id in self._shared.items() if guid not in self._listed]
 
-    def _warn(self, sentences: Iterable[str]) -> None:
+    def warn(self, others: Iterable[str] | None = None) -> None:
+        """Show what does not hold: ``others`` (at a hub the shares that were refused, at a client what it refuses of
+        the hub; None: as before), and what became of the last push from the queue."""
+        if others is not None:
+            self._others = tuple(one_line(sentence, SHOWN_CHARS) for sentence in others)
         record = self._peers.get(self._keyid)
-        if record is not None:
-            self._peers.update(self._keyid, warnings=tuple(sentences)[:MOST_REFUSALS])
+        if record is None:
+            return
+        if self._others is None:  # as the last session left it
+            past = set() if self._queue is None else {a.notice() for a in self._queue.answered(self._keyid)}
+            self._others = tuple(warning for warning in record.warnings if warning not in past)
+        notices = () if self._queue is None else self._queue.notices(self._keyid)
+        warnings = (*self._others, *self._kept, *notices)
+        self._peers.update(self._keyid, warnings=warnings[:MOST_REFUSALS])
+
+    # --- what the peer says
+
+    def heard(self, message: ReceiveConfig, view: RemoteConfig | None) -> None:
+        """The peer's view came (``view`` is what was kept of it, masked), perhaps with the outcome of a push."""
+        if view is not None:
+            self._view = view
+        elif self._view is None:
+            self._view = RemoteConfig()  # too large to be kept; the session goes on
+        there = tuple(f"repo {repo.id[:80]!r}: " for repo in self._view.repos)
+        if any(not sentence.startswith(there) for sentence in self._kept):  # gone by other hands
+            self._kept = tuple(sentence for sentence in self._kept if sentence.startswith(there))
+            self.warn()
+        answer = outcome.found(message) if answers_pushes(self._link) else None
+        if answer is not None and answer.taken in self._sent:  # else it is about nothing that we sent
+            what = self._sent[answer.taken]
+            for number in [number for number in self._sent if number <= answer.taken]:
+                del self._sent[number]
+            if what == _SHARED:
+                self.warn(answer.refused)
+            elif what == _WITHDRAWN:
+                self._kept = tuple(one_line(sentence, SHOWN_CHARS) for sentence in answer.refused)
+                self.warn()
+            else:
+                self._outcomes = {what: answer}
+        self._news.set()
+
+    def _send(self, message: apply.SetConfig, push_id: int) -> None:
+        self._link.send_now("set_config", message)
+        self._count += 1
+        if answers_pushes(self._link):
+            self._sent[self._count] = push_id
+            if len(self._sent) > UNANSWERED:
+                del self._sent[next(iter(self._sent))]
+
+    # --- the queue
+
+    async def deliver(self) -> None:
+        """The task that sends what the queue holds for this peer, one at a time, for as long as the session lives."""
+        if self._queue is None:
+            return
+        with waking(self._queue.subscribe, self._news.set):
+            while True:
+                while self._view is None or not (waiting := self._queue.waiting(self._keyid)):
+                    await self._news.wait()
+                try:
+                    await self._deliver(self._queue, waiting[0])
+                except StorageError as error:  # a full disk must not end the session, again and again
+                    log.error("a push to %s has to wait: %s", self._instance_id, error)
+                    await trio.sleep(DISK_AGAIN_S)
+
+    async def _deliver(self, queue: PushQueue, push: Push) -> None:
+        answers = answers_pushes(self._link)
+        if not answers and self._to_hub:
+            await self._settle(queue, push, "refused", [NO_CLIENT_PUSHES])
+        elif not answers and push.sent and shows(self._view, push.message):
+            await self._settle(queue, push, "applied")
+        elif not answers and push.sent >= MOST_SENT_SILENT:
+            why = "the session ended each time after it was sent, and the change does not show: it is refused there"
+            await self._settle(queue, push, "refused", [why])
+        elif push.sent >= MOST_SENT:
+            why = f"the session ended {push.sent} times before an answer came: it may have been applied"
+            await self._settle(queue, push, "unknown", [why])
+        else:
+            await self._link.room()
+            if not await trio.to_thread.run_sync(queue.sent, push.id):
+                return  # dropped
+            log.info("push %d goes to %s: %s", push.id, self._instance_id, ", ".join(push.items[:20]))
+            self._send(push.message, push.id)
+            await (self._hear if answers else self._look)(queue, push)
+
+    async def _hear(self, queue: PushQueue, push: Push) -> None:
+        """The peer says what became of it; until then it stays, or until somebody drops it."""
+        while (answer := self._outcomes.pop(push.id, None)) is None:
+            if all(other.id != push.id for other in queue.waiting(self._keyid)):
+                return
+            await self._news.wait()
+        result: Result = "applied"
+        if answer.refused:
+            result = "partly" if answer.done else "refused"
+        await self._settle(queue, push, result, answer.refused)
+
+    async def _look(self, queue: PushQueue, push: Push) -> None:
+        """The client does not say it: its view shows it, if we may see that."""
+        with trio.move_on_after(ANSWER_S):
+            while not shows(self._view, push.message):
+                await self._news.wait()
+            await self._settle(queue, push, "applied")
+            return
+        why = f"the client does not show the change after {ANSWER_S:.0f} s: it skipped it, or does not let us see it"
+        await self._settle(queue, push, "unknown", [why])
+
+    async def _settle(
+        self, queue: PushQueue, push: Push, result: Result, refused: Sequence[str] = ()
+    ) -> None:
+        with trio.CancelScope(
+            shield=True
+        ):  # what is known is recorded, also when the session ends at this moment
+            answer = await trio.to_thread.run_sync(partial(queue.answer, push.id, result, refused))
+            if answer is None:
+                return
+            level = logging.INFO if result == "applied" else logging.WARNING
+            why = "; ".join(answer.refused)
+            log.log(
+                level, "push %d to %s: %s%s", push.id, self._instance_id, result, f": {why}" if why else ""
+            )
+            await self._record(
+                "push-answered",
+                push=push.id,
+                keyid=self._keyid,
+                instance=self._instance_id,
+                items=list(push.items[:MOST_REFUSALS]),
+                result=result,
+                refused=list(answer.refused),
+            )
+            self.warn()
+
+
+def shows(view: RemoteConfig | None, message: apply.SetConfig) -> bool:
+    """Does a peer's (masked) view show all that ``message`` asks for? The origin is the peer's to say."""
+    if view is None:
+        return False
+    plans = {plan.id: plan for plan in view.plans}
+    repos = {repo.guid: repo for repo in view.repos}
+    return (
+        all(plan.id in plans and plans[plan.id] == masked_plan(plan) for plan in message.plans)
+        and all(repo.guid in repos and _same(repos[repo.guid], masked_repo(repo)) for repo in message.repos)
+        and not any(plan_id in plans for plan_id in message.plans_to_delete)
+        and not any(repo.id in message.repos_to_delete for repo in view.repos)
+    )
+
+
+def _same(one: Repo, other: Repo) -> bool:
+    copies = []
+    for repo in (one, other):
+        copy = Repo()
+        copy.CopyFrom(repo)
+        copy.ClearField("origin_instance_id")
+        copies.append(copy)
+    return copies[0] == copies[1]
