@@ -14,6 +14,7 @@ Repo, Plan = wire.config.Repo, wire.config.Plan
 
 def config() -> wire.config.Config:
     made = wire.config.Config(instance="laptop")
+    made.multihost.known_hosts.add(instance_id="hub", keyid="k")
     made.repos.add(id="local", uri="/srv/local", guid=A, password="hush")
     made.plans.add(id="photos", repo="local", paths=["/srv"])
     return made
@@ -132,6 +133,17 @@ def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
     trusted = config()
     push(trusted, ["receive-shared-repos", "read-write-config=*"], message)
     assert len(trusted.repos[1].hooks) == 1
+
+
+def test_a_client_of_ours_shares_nothing_with_us_and_writes_local_repos_where_it_may() -> None:
+    here = config()
+    here.multihost.authorized_clients.append(here.multihost.known_hosts.pop())
+    for grants in (["receive-shared-repos"], ["receive-shared-repos", "read-write-config=repo:x"]):
+        report = push(here, grants, shared())
+        assert not report.changed
+        assert "READ_WRITE_CONFIG is not granted" in report.refused[0]
+    assert push(here, ["read-write-config=*"], shared()).changed
+    assert (here.repos[1].id, here.repos[1].origin_instance_id) == ("nas", "")
 
 
 def test_items_are_judged_one_by_one_and_what_passes_is_applied() -> None:

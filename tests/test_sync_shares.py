@@ -383,3 +383,23 @@ def test_a_deletion_is_asked_for_again_only_when_something_changed() -> None:
     assert mine.due(()) == ["nas"], "offered in between"
     mine.view(view(repos=("nas", "more")))
     assert mine.due(()) == ["more"]
+
+
+# --- the wrong way round
+
+
+@pytest.mark.parametrize("origin", ["laptop", "", "hub"])
+async def test_a_client_that_may_receive_repos_cannot_hand_one_to_its_hub(
+    autojump_clock: MockClock, world: World, origin: str
+) -> None:
+    """The permission means one direction only: on the hub's entry it is what the client gets."""
+    hub, client = paired(world)
+    async with hub.running(), client.running():
+        await hub.until_peer(client, CONNECTED)
+        await client.until_peer(hub, CONNECTED)
+        link = client.clients._running[hub.keyid].host._link
+        assert link is not None
+        repo = wire.config.Repo(id="evil", uri="/srv/evil", guid=GUID, origin_instance_id=origin)
+        link.send_now("set_config", wire.sync.SyncStreamItem.SyncActionSetConfig(repos=[repo]))
+        await trio.sleep(60)
+        assert not hub.config.current.repos
