@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -40,7 +41,7 @@ BATCH_BYTES = 8 * 1024 * 1024  # and no message far above this: the other side's
 REQUESTED_IDS = 4_000_000  # asked for and not yet answered, 8 bytes each; a hub asks for each operation once
 
 Item = wire.sync.SyncStreamItem
-Operation = wire.operations.Operation
+Operations = Item.SyncActionReceiveOperations
 
 
 class Outbound:
@@ -209,8 +210,8 @@ class Outbound:
         if not changes:
             return False
         for kind, ids in _runs(changes):
-            event = wire.operations.OperationEvent()
             if kind == "deleted":
+                event = wire.operations.OperationEvent()
                 ids, unsaid = (
                     [op_id for op_id in ids if op_id not in self._unsaid],
                     self._unsaid.intersection(ids),
@@ -221,16 +222,13 @@ class Outbound:
                 event.deleted_operations.values.extend(ids)
                 await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
                 continue
-            batches = await self._bodies(ids)
+            messages = await self._bodies(ids, kind)
             if kind == "created":  # one may be gone since: the reference ends the session over its deletion
-                found = {op.id for operations in batches for op in operations}
+                found = {op.id for message in messages for op in message.event.created_operations.operations}
                 self._unsaid.difference_update(found)
                 self._unsaid.update(op_id for op_id in ids if op_id not in found)
-            for operations in batches:
-                event = wire.operations.OperationEvent()
-                target = event.created_operations if kind == "created" else event.updated_operations
-                target.operations.extend(operations)
-                await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
+            for message in messages:
+                await self._link.send("receive_operations", message)
         return True
 
     def _ask(self, ids: Sequence[int]) -> None:
@@ -248,27 +246,43 @@ class Outbound:
             return False
         asked = self._requested.popleft()
         self._requested_ids -= len(asked)
-        for operations in await self._bodies(asked):
-            event = wire.operations.OperationEvent()
-            event.updated_operations.operations.extend(operations)
-            await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
+        for message in await self._bodies(asked, "updated"):
+            await self._link.send("receive_operations", message)
         return True
 
-    async def _bodies(self, ids: Sequence[int]) -> list[list[Operation]]:
+    async def _bodies(self, ids: Sequence[int], kind: str) -> list[Operations]:
         """The sendable ones of ``ids`` as they are now, in messages of a reasonable size."""
 
-        def read() -> list[list[Operation]]:
-            batches: list[list[Operation]] = [[]]
-            size = 0
-            for op in self._oplog.read(ids, self._sendable):
-                size += op.ByteSize()
-                if batches[-1] and (len(batches[-1]) >= BATCH_OPERATIONS or size > BATCH_BYTES):
-                    batches.append([])
-                    size = op.ByteSize()
-                batches[-1].append(op)
-            return [batch for batch in batches if batch]
+        def read() -> list[Operations]:
+            messages = []
+            for start in range(0, len(ids), BATCH_OPERATIONS):
+                message = Operations()
+                target = _operations(message, kind)
+                self._oplog.read_into(target, ids[start : start + BATCH_OPERATIONS], self._sendable)
+                if target:
+                    messages += [message] if message.ByteSize() <= BATCH_BYTES else _split(message, kind)
+            return messages
 
         return await trio.to_thread.run_sync(read)
+
+
+def _operations(message: Operations, kind: str) -> Any:
+    """Its repeated field of operations, created or updated."""
+    event = message.event
+    return (event.created_operations if kind == "created" else event.updated_operations).operations
+
+
+def _split(message: Operations, kind: str) -> list[Operations]:
+    """The same operations in messages of at most BATCH_BYTES, or of one operation."""
+    messages: list[Operations] = []
+    size = 0
+    for op in _operations(message, kind):
+        size += op.ByteSize()
+        if not messages or size > BATCH_BYTES:
+            messages.append(Operations())
+            size = op.ByteSize()
+        _operations(messages[-1], kind).append(op)
+    return messages
 
 
 def _offered(peers: PeerStore, keyid: str, guids: tuple[str, ...]) -> None:
