@@ -156,8 +156,19 @@ def _write(paths: Paths, chance: random.Random, name: str, pipe: int) -> None:
             tag = f"{name}.{number}"
             mine = list(log.select(Query(origin="")))
             what = chance.choices(
-                ("add", "update", "delete", "apply", "purge", "compact", "config", "audit", "peers"),
-                (8, 4, 3, 8, 0.3, 2, 1.5, 3, 1.5),
+                (
+                    "add",
+                    "update",
+                    "delete",
+                    "newest",
+                    "apply",
+                    "purge",
+                    "compact",
+                    "config",
+                    "audit",
+                    "peers",
+                ),
+                (8, 4, 3, 1, 8, 0.3, 2, 1.5, 3, 1.5),
             )[0]
             intent = Intent(what, text=tag)
             if what == "add":
@@ -176,6 +187,17 @@ def _write(paths: Paths, chance: random.Random, name: str, pipe: int) -> None:
                 say(intent)
                 log.delete([each for _, each in intent.changes])
                 say(intent.changes)
+            elif what == "newest":  # and then a compaction: their numbers are in no line any more
+                last = list(log.read(sorted(log.select(Query()))[-3:]))
+                intent.changes = {
+                    (one.original_instance_keyid, one.original_id or one.id): None for one in last
+                }
+                say(intent)
+                log.delete([one.id for one in last])
+                say(intent.changes)
+                say(Intent("compact"))
+                log.compact()
+                say({})
             elif what == "apply":
                 keyid = chance.choice(PEERS)
                 numbers = chance.sample(range(1, 40), 6)
