@@ -57,6 +57,7 @@ class PeerRecord:
     )  # in clear: see the module's text
     warnings: tuple[str, ...] = ()
     refused: int = 0  # operations of this peer that were not taken, since it connected
+    config_ms: int = 0  # when ``remote_config`` came
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
     offered: tuple[str, ...] | None = None  # a hub: the guids of what it shares with us; None: unknown
 
@@ -78,7 +79,7 @@ class PeerRecord:
 
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
-_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis")
+_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis")
 
 
 class PeerStore:
@@ -238,6 +239,8 @@ def _encode(record: PeerRecord) -> bytes:
         entry["warnings"] = list(record.warnings)
     if record.refused:
         entry["refused"] = str(record.refused)
+    if record.config_ms:
+        entry["configMillis"] = str(record.config_ms)
     if record.archived_ms:
         entry["archivedMillis"] = str(record.archived_ms)
     if record.offered is not None:
@@ -270,7 +273,7 @@ def _decode_one(entry: Any) -> PeerRecord:
     offered = entry.get("offered")
     if offered is not None and not (isinstance(offered, list) and all(isinstance(g, str) for g in offered)):
         raise ValueError("what a peer offers is not a list of guids")
-    since_ms, next_try_ms, refused, archived_ms = (_int64(entry.get(name, "0")) for name in _OURS)
+    since_ms, next_try_ms, refused, archived_ms, config_ms = (_int64(entry.get(name, "0")) for name in _OURS)
     return PeerRecord(
         keyid=proto.peer_keyid,
         instance_id=proto.peer_instance_id,
@@ -286,6 +289,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         warnings=tuple(one_line(text, MAX_MESSAGE) for text in warnings[:MAX_WARNINGS]),
         refused=refused,
         archived_ms=archived_ms,
+        config_ms=config_ms,
         offered=None if offered is None else tuple(offered),
     )
 

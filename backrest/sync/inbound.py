@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -350,7 +351,8 @@ async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
             "message": f"what it shows of its configuration is larger than {VIEW_BYTES >> 20} MiB: not kept"
         }
     if isinstance(message, ReceiveConfig):
-        return {"remote_config": await trio.to_thread.run_sync(masked_remote_config, message.config)}
+        view = await trio.to_thread.run_sync(masked_remote_config, message.config)
+        return {"remote_config": view, "config_ms": time.time_ns() // 1_000_000}
     return {"known_repos": tuple(message.repos), "known_plans": tuple(message.plans)}
 
 
