@@ -236,7 +236,7 @@ class Inbound:
             )
         if applied.closed:
             return
-        modnos = {op.id: op.modno for op in allowed}
+        modnos = {op.id: op.modno for op in allowed} if applied.invalid or applied.kept else {}
         for original_id, reason in applied.invalid[:REPORTED]:
             log.warning("%s: operation %d refused: %s", self._entry.instance_id, original_id, reason)
         if len(applied.invalid) > REPORTED:
