@@ -89,6 +89,8 @@ def operations(file: AppendFile, ids: Iterable[int], places: Sequence[tuple[int,
     longer holds what the index says."""
     for number, place, line in zip(ids, places, read_lines(file, places), strict=True):
         try:
+            if len(line) < place[1]:
+                raise ValueError("the file ends before it")
             operation = codec.add_dict(target, Operation.DESCRIPTOR, parse_line(line))
             if operation.id != number:
                 raise ValueError(f"operation {operation.id} stands where {number} was")
