@@ -257,6 +257,7 @@ class Pushing:
             answer = await trio.to_thread.run_sync(partial(queue.answer, push.id, result, refused))
             if answer is None:
                 return
+            self.warn()
             level = logging.INFO if result == "applied" else logging.WARNING
             why = "; ".join(answer.refused)
             log.log(
@@ -271,7 +272,6 @@ class Pushing:
                 result=result,
                 refused=list(answer.refused),
             )
-            self.warn()
 
 
 def shows(view: RemoteConfig | None, message: apply.SetConfig) -> bool:
