@@ -114,7 +114,10 @@ def _advice(result: dict[str, Any], name: str, url: str) -> str:
     if result["host"]["state"] == "CONNECTION_STATE_ERROR_AUTH":
         hint = "With a new token from the hub (`backrest token create` there), run this again."
     else:
-        hint = f"Check that the hub runs and that {url} reaches it over HTTP/2."
+        hint = (
+            f"Check that the hub runs and that {url} reaches it over HTTP/2: with its port, 9898 unless it was told "
+            "otherwise, or that of the proxy before it, which must pass /v1sync.BackrestSyncService/."
+        )
     return (
         f"backrest: not paired with {name!r}: {result['message']}.\n"
         f"{hint} The hub stays entered: {goes_on}; `backrest host remove {name}` gives it up."

@@ -147,7 +147,8 @@ async def _open_tcp(url: httpx.URL) -> trio.SocketStream:
 
 
 _TCP_PROBLEMS = {
-    errno.ECONNREFUSED: "refused the connection: nothing listens there, or a firewall refuses",
+    errno.ECONNREFUSED: "refused the connection: nothing listens there (is the port in the URL right?), "
+    "or a firewall refuses",
     errno.EHOSTUNREACH: "cannot be reached from here (no route to the host)",
     errno.ENETUNREACH: "cannot be reached from here (no route to its network)",
     errno.ETIMEDOUT: "did not answer: is it up, and does a firewall drop the packets?",
@@ -192,6 +193,8 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
         text = f"the certificate of {where} is not valid here: {cause.verify_message.rstrip('.')}"
         if cause.verify_code in _UNKNOWN_AUTHORITY:
             text += " (for a CA of your own, name its file in SSL_CERT_FILE)"
+        if cause.verify_code in _OTHER_NAME:
+            text += " (the URL must hold a name that the certificate was made for)"
         return NetError(text)
     if isinstance(cause, ssl.SSLEOFError) or cause is None:
         return NetError(f"{where} closed the connection during the TLS handshake")
@@ -214,6 +217,9 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
 # OpenSSL's codes for a chain that ends at nobody we know: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT (2),
 # DEPTH_ZERO_SELF_SIGNED_CERT (18), SELF_SIGNED_CERT_IN_CHAIN (19), UNABLE_TO_GET_ISSUER_CERT_LOCALLY (20).
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20)
+
+# X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_OTHER_NAME = (62, 64)
 
 # The alerts of servers that have no certificate to show: Caddy's (Go's), and that of RFC 6066.
 _NO_CERTIFICATE = ("TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_UNRECOGNIZED_NAME")

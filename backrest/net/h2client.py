@@ -273,7 +273,8 @@ class Connection:
 
     def _when(self) -> str:
         if not self._greeted:
-            return "without an answer; is HTTP/2 served there?"
+            tls = "; or TLS, then write https://" if self.url.scheme == "http" else ""
+            return f"without an answer; is HTTP/2 served there?{tls}"
         return "in mid-stream" if self.status is not None else "before it answered the request"
 
     def _say_goodbye(self) -> None:

@@ -363,6 +363,8 @@ def _outcome(error: BackrestError, lived: float, woke: bool) -> Outcome:
         )
     elif error.fault in (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.ITEM):
         state = wire.sync.CONNECTION_STATE_ERROR_PROTOCOL
+    elif error.fault is Fault.TIMEOUT and not lived:
+        message += ": what is there does not answer as a hub does, or a proxy holds the stream back"
     return Outcome(state, message, lived, at_once=woke, refused=refused)
 
 
