@@ -210,22 +210,23 @@ class Hub:
     async def _identify(self, peer: events.PeerIdentified, address: str) -> Peer:
         """Our entry for a peer that proved its key; raises PeerError when it is not let in."""
         config = self.watch.current
-        for entry in config.multihost.authorized_clients:
-            if entry.keyid == peer.keyid:
-                if entry.instance_id == peer.instance_id:
-                    return entry
-                raise await self._refuse(
-                    peer,
-                    address,
-                    pairing.refusal(
-                        f"this key is authorized as {entry.instance_id!r}, not as {peer.instance_id!r}: "
-                        "a client whose instance id was changed must be removed on the hub and paired again"
-                    ),
-                )
-            elif entry.instance_id == peer.instance_id and entry.keyid not in self._live:
+        entry = self.watch.clients.get(peer.keyid)
+        if entry is not None:
+            if entry.instance_id == peer.instance_id:
+                return entry
+            raise await self._refuse(
+                peer,
+                address,
+                pairing.refusal(
+                    f"this key is authorized as {entry.instance_id!r}, not as {peer.instance_id!r}: "
+                    "a client whose instance id was changed must be removed on the hub and paired again"
+                ),
+            )
+        for known in config.multihost.authorized_clients:
+            if known.instance_id == peer.instance_id and known.keyid not in self._live:
                 # Anybody can claim a name, so this is said of the peer that we know, and changes nothing of it.
                 self.peers.update(
-                    entry.keyid, instance_id=entry.instance_id, role="client", message=_OTHER_KEY
+                    known.keyid, instance_id=known.instance_id, role="client", message=_OTHER_KEY
                 )
         if not peer.pairing_secret:
             raise await self._refuse(peer, address, pairing.refusal(_NOT_AUTHORIZED))
@@ -322,7 +323,7 @@ class Hub:
         del self._live[client.keyid]
         state, message = _how_it_ended(error)
         log.info("%s disconnected: %s", client.instance_id, message or "it ended the session")
-        if any(entry.keyid == client.keyid for entry in self.watch.current.multihost.authorized_clients):
+        if client.keyid in self.watch.clients:
             self.peers.update(client.keyid, state=state, message=message, since_ms=int(time.time() * 1000))
         elif self.oplog.count(client.keyid):  # removed: what it leaves is its history (PROTOCOL.md section 6)
             self.peers.archive(client.keyid, client.instance_id)
@@ -334,7 +335,7 @@ class Hub:
 
     def authorizes(self, entry: Peer) -> bool:
         """Whether ``entry`` still stands in the configuration, unchanged."""
-        return any(entry == other for other in self.watch.current.multihost.authorized_clients)
+        return bool(self.watch.clients.get(entry.keyid) == entry)
 
     @asynccontextmanager
     async def storing(self, keyid: str) -> AsyncIterator[None]:

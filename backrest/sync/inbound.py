@@ -285,7 +285,7 @@ class Inbound:
                 self.link.end(code=Code.INTERNAL, message="this hub has another instance id or key now")
                 return
             if not self._hub.authorizes(self._entry):
-                known = any(p.keyid == self.keyid for p in config.multihost.authorized_clients)
+                known = self.keyid in self._hub.watch.clients
                 reason = "its permissions were changed" if known else "it was removed from this hub"
                 code = Code.INTERNAL if known else Code.PERMISSION_DENIED
                 # Who was removed is gone within a second, also when it reads nothing of what we still say.

@@ -7,7 +7,7 @@ waiter reads the present state itself. No change can be missed, and several may 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 
@@ -18,6 +18,7 @@ from backrest.store.config import ConfigStore
 from backrest.sync.link import Signal
 
 Config = wire.config.Config
+Peer = wire.config.Multihost.Peer
 Subscribe = Callable[[Callable[..., None]], Callable[[], None]]
 
 
@@ -73,6 +74,7 @@ class ConfigWatch:
     def __init__(self, store: ConfigStore) -> None:
         self._store = store
         self._signal = Signal()
+        self._clients: tuple[Config | None, dict[str, Peer]] = (None, {})
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -87,3 +89,14 @@ class ConfigWatch:
         while self._store.current is seen:
             await self._signal.wait()
         return self._store.current
+
+    @property
+    def clients(self) -> Mapping[str, Peer]:
+        """The authorized clients of ``current`` by key id, from any thread. Made once for each configuration: every
+        session asks after every change, and a thousand that search a list of a thousand take a second."""
+        config, found = self._clients
+        current = self._store.current
+        if config is not current:
+            found = {peer.keyid: peer for peer in reversed(current.multihost.authorized_clients)}
+            self._clients = current, found
+        return found
