@@ -7,6 +7,7 @@ import click
 from backrest.cli import formats, output
 from backrest.cli.base import Group, json_option, shared
 from backrest.cli.host import say_removed
+from backrest.cli.shown import show_peer
 
 
 @click.group(cls=Group)
@@ -84,3 +85,14 @@ def permissions(id: str, permissions: tuple[str, ...], as_json: bool) -> None:
         return output.print_json(result)
     one = result["client"]
     return output.say(f"The client {one['instanceId']!r} may now: {' '.join(one['grants']) or 'nothing'}.")
+
+
+@client.command()
+@click.argument("id")
+@click.option(
+    "--config", "with_config", is_flag=True, help="With the settings of its repositories and plans."
+)
+@json_option
+def show(id: str, with_config: bool, as_json: bool) -> None:
+    """Show a client: its state, its repositories and plans, and what it shows of their settings (secrets masked)."""
+    show_peer(id, "client", with_config, as_json)

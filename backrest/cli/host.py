@@ -10,6 +10,7 @@ import click
 
 from backrest.cli import output
 from backrest.cli.base import FAILED, Group, json_option, shared
+from backrest.cli.shown import show_peer
 from backrest.cli.token import PERMISSION_HELP
 
 
@@ -181,3 +182,14 @@ def grant(id: str, grants: tuple[str, ...], as_json: bool) -> None:
         return output.print_json(result)
     one = result["host"]
     return output.say(f"The hub {one['instanceId']!r} may now: {' '.join(one['grants']) or 'nothing'}.")
+
+
+@host.command()
+@click.argument("id")
+@click.option(
+    "--config", "with_config", is_flag=True, help="With the settings of its repositories and plans."
+)
+@json_option
+def show(id: str, with_config: bool, as_json: bool) -> None:
+    """Show a hub: its state, its repositories and plans, and what it shows of their settings (secrets masked)."""
+    show_peer(id, "host", with_config, as_json)

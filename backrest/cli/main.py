@@ -18,6 +18,7 @@ COMMANDS = {
     "token": ("token", "Pairing tokens, which let a client in (on the hub)."),
     "host": ("host", "The hubs that this machine reports to (on the client)."),
     "client": ("client", "The clients that report to this machine (on the hub)."),
+    "push": ("push", "Change a client's repositories and plans from here."),
     "repo": ("repo", "The restic repositories."),
     "plan": ("plan", "What is backed up, and where to."),
     "backup": ("backup", "Run a plan's backup now."),
