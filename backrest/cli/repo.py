@@ -1,30 +1,15 @@
-"""``backrest repo``: where the backups go.
-
-A password never comes as a flag: every user of the machine can read the flags of every process, and shells
-keep them in their history. It comes from a file, from the environment, from a hidden prompt, or is made here.
-"""
+"""``backrest repo``: where the backups go. How a password gets in is passwords.py's."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from backrest.cli import output
 from backrest.cli.base import Group, json_option, shared
-from backrest.errors import UserError
-
-# Other ways by which restic gets its password, or is told that there is none: then we need not have it.
-_OWN_WAY = ("RESTIC_PASSWORD_FILE=", "RESTIC_PASSWORD_COMMAND=")
-_OWN_FLAGS = ("--password-file", "--password-command", "--insecure-no-password", "-p")
-
-# 32 random bytes: more than any attack on the repository's scrypt could use.
-_GENERATED_BYTES = 32
-_LONGEST_FILE = 64 * 1024
+from backrest.cli.passwords import read_password
 
 
 @click.group(cls=Group)
@@ -94,7 +79,7 @@ def add(
     Without one of the --password options you are asked for the password. It is kept in the configuration
     file, which only you can read. Keep a copy elsewhere: without it the backups cannot be read.
     """
-    given = {"password": _password(id, password_file, password_env, generate_password, env, flags)}
+    given = {"password": read_password(id, password_file, password_env, generate_password, env, flags)}
     entry: dict[str, Any] = {
         "id": id,
         "uri": _absolute(uri),
@@ -129,49 +114,6 @@ def add(
 def _absolute(uri: str) -> str:
     """A path as it is from anywhere: the daemon runs in another directory."""
     return uri if ":" in uri else os.path.abspath(os.path.expanduser(uri))
-
-
-def _password(
-    repo_id: str,
-    file: str | None,
-    variable: str | None,
-    generate: bool,
-    env: tuple[str, ...],
-    flags: tuple[str, ...],
-) -> str:
-    if sum((file is not None, variable is not None, generate)) > 1:
-        raise click.UsageError("give one of --password-file, --password-env and --generate-password.")
-    if generate:
-        return secrets.token_urlsafe(_GENERATED_BYTES)
-    if variable is not None:
-        if not os.environ.get(variable):
-            raise UserError(f"the environment variable {variable} is not set")
-        return os.environ[variable]
-    if file is not None:
-        return _first_line(file)
-    if any(entry.startswith(_OWN_WAY) for entry in env) or any(flag.startswith(_OWN_FLAGS) for flag in flags):
-        return ""
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            "give the password with --password-file, --password-env or --generate-password."
-        )
-    entered: str = click.prompt(
-        f"Password of the repository {repo_id}", hide_input=True, confirmation_prompt=True, err=True
-    )
-    return entered
-
-
-def _first_line(file: str) -> str:
-    """restic reads a password file the same way: without the line's end."""
-    with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
-        raw = stream.read(_LONGEST_FILE)
-    try:
-        text = raw.decode("utf-8-sig").strip("\r\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text") from None
-    if not text or "\n" in text or "\0" in text:
-        raise UserError(f"{file} must hold the password and nothing else, on one line")
-    return text
 
 
 @repo.command("set")
@@ -235,7 +177,7 @@ def set_repo(
     if uri is not None:
         changes["uri"] = _absolute(uri)
     if password_file is not None or password_env is not None:
-        changes["password"] = _password(id, password_file, password_env, False, (), ())
+        changes["password"] = read_password(id, password_file, password_env, False, (), ())
     elif clear_password:
         changes["password"] = ""
     if flags or clear_flags:
