@@ -46,6 +46,7 @@ MANIFEST_IDS = (
     2_000_000  # compared in memory, some 100 bytes each; the scale is a million operations of all clients
 )
 REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refused, again
+SMALL_VIEW_BYTES = 16 * 1024  # masked in less time than a thread takes to start; most clients show nothing
 VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
 REPORTED = 20  # sentences of one push that are logged, each of at most REPORTED_CHARS
 REPORTED_CHARS = 500
@@ -346,12 +347,16 @@ def _remember(refused: dict[int, int], more: Mapping[int, int]) -> None:
 
 async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
     """The fields of a peer's record that its view, or its list of resources, fills. One too large is not kept."""
-    if message.ByteSize() > VIEW_BYTES:
+    size = message.ByteSize()
+    if size > VIEW_BYTES:
         return {
             "message": f"what it shows of its configuration is larger than {VIEW_BYTES >> 20} MiB: not kept"
         }
     if isinstance(message, ReceiveConfig):
-        view = await trio.to_thread.run_sync(masked_remote_config, message.config)
+        if size > SMALL_VIEW_BYTES:
+            view = await trio.to_thread.run_sync(masked_remote_config, message.config)
+        else:
+            view = masked_remote_config(message.config)
         return {"remote_config": view, "config_ms": time.time_ns() // 1_000_000}
     return {"known_repos": tuple(message.repos), "known_plans": tuple(message.plans)}
 
