@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,17 @@ def full_disk() -> OSError:
 
 def broken_disk() -> OSError:
     return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@contextmanager
+def largest_file(size: int, pid: int = 0) -> Iterator[None]:
+    """Writes beyond so many bytes of a file fail, with what fits written: the system's own fault."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def count_steps(work: Callable[[], object]) -> int:

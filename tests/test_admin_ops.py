@@ -54,6 +54,27 @@ def test_what_was_one_flow_stays_one_across_batches(world: World) -> None:
     assert sorted(sizes.values()) == [3, 3]
 
 
+def test_a_batch_is_added_in_its_order_and_in_one_commit(world: World) -> None:
+    """Also those that join a flow which begins in the same batch: nothing is half done when the power fails."""
+    lines = [
+        LINE | {"displayMessage": f"m{n}", "flowId": flow}
+        for n, flow in enumerate(("7", "8", "7", "0", "8", "7"))
+    ]
+    assert world.call("ImportOperations", operations=lines)["flows"] == {"7": 1, "8": 2}
+    stored = [one for event in world.stream("ListOperations")[1] for one in event["operations"]]
+    assert [(one["displayMessage"], one["flowId"]) for one in stored] == [
+        ("m0", "1"),
+        ("m1", "2"),
+        ("m2", "1"),
+        ("m3", "4"),
+        ("m4", "2"),
+        ("m5", "1"),
+    ]
+    # a line that begins with a space is the first of a commit (opformat.py), or a mark
+    commits = [line for line in world.paths.oplog.read_bytes().splitlines() if line.startswith(b' {"id"')]
+    assert len(commits) == 1
+
+
 def test_a_batch_with_a_bad_operation_adds_nothing(world: World) -> None:
     with pytest.raises(UserError, match="operation 2 cannot be imported"):
         world.call("ImportOperations", operations=[LINE, LINE | {"snapshotId": "short"}])
@@ -151,6 +172,21 @@ def test_a_damaged_history_is_reported_and_repaired(world: World) -> None:
     assert Path(done["asideFile"]).read_bytes() == lines[1]
     assert world.call("VerifyOplog")["badLines"] == 0
     assert world.stream("ListOperations")[0]["count"] == 1
+
+
+def test_the_way_of_what_takes_long_is_told(world: World) -> None:
+    with contextlib.closing(OpLog.open(world.paths.oplog)) as oplog:
+        oplog.add([operation(n) for n in range(100)])
+    size = world.paths.oplog.stat().st_size
+    assert world.stream("VerifyOplog")[1][-1] == {"done": size, "total": size}
+    with world.paths.oplog.open("ab") as file:
+        file.write(b"rubbish\n")
+    repaired = world.stream("RepairOplog")[1][-1]  # the last of its ways: what it wrote is read again
+    size = world.paths.oplog.stat().st_size
+    assert repaired == {"done": size, "total": size}
+    with world.daemon():
+        assert world.stream("CompactOplog")[1][-1] == {"done": 100, "total": 100}
+        assert world.call("VerifyOplog")["operations"] == 100  # also beside a daemon
 
 
 def test_compacting_says_what_it_saved(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import pytest
 from admin_world import HUB_TOKEN_KEY, World, operation
 from cli_world import Run, document, here, run, world
 from click.testing import CliRunner
+from processes import Machine
+from store_disk import largest_file
 
+from backrest.admin import imports
 from backrest.admin.settings import Settings
 from backrest.cli.main import cli
 from backrest.wire import sync
@@ -84,6 +89,57 @@ def test_an_import_with_a_bad_line_names_it_and_adds_nothing(here: Run, tmp_path
 def test_an_import_from_standard_input(here: Run) -> None:
     assert here("ops", "import", "-", input=LINE * 3).stdout == "3 operations imported.\n"
     assert document(here("ops", "import", "-", "--json", input=LINE)) == {"imported": 1}
+
+
+def test_flows_of_a_file_stay_together_over_batches(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "BATCH", 2)
+    flows = ("9", "4", "9", "4", "-5", "9", "-5")
+    text = "".join(LINE.replace("{", f'{{"flowId":"{flow}",', 1) for flow in flows)
+    assert here("ops", "import", "-", input=text).stdout == "7 operations imported.\n"
+    stored = document(here("ops", "list", "--json"))["operations"]
+    assert [one["flowId"] for one in stored] == ["1", "2", "1", "2", "5", "1", "5"]
+
+
+def test_an_import_that_fails_half_way_says_how_far_it_came(
+    here: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "BATCH", 2)
+    lines = "".join(LINE.replace("{", f'{{"displayMessage":"{"x" * 400}{n}",', 1) for n in range(6))
+    here("ops", "import", "-", input=LINE)
+    with largest_file(world.paths.oplog.stat().st_size + 3000):
+        said = here("ops", "import", "-", input="\n" + lines, code=1).stderr
+    assert "4 operations of - were imported, up to line 5; the next 2 failed" in said
+    assert "tail -n +6" in said
+    assert len(document(here("ops", "list", "--json"))["operations"]) == 5
+
+
+def test_an_import_holds_a_batch_and_not_the_file(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        """KiB of the process that imports so many operations of 2 KB."""
+        line = LINE.replace("{", '{"displayMessage":"' + "x" * 2000 + '",', 1)
+        machine = Machine(tmp_path, f"of-{count}")
+        machine.ok("init")
+        (machine.directory / "history").write_text(line * count)
+        done = subprocess.run(
+            [sys.executable, "-c", _PEAK, "ops", "import", str(machine.directory / "history")],
+            env=machine.env,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return int(done.stdout.splitlines()[-1])
+
+    assert peak(20_000) - peak(2_000) < 20_000  # of 40 MB
+
+
+_PEAK = """
+import resource, runpy
+try:
+    runpy.run_module("backrest", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def test_what_the_go_program_recorded_is_imported_and_shown(here: Run) -> None:

@@ -10,12 +10,11 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import store_stories as stories
 from oplog_world import QuickDisk, everything, op, reopened
 from processes import BACKREST, Machine
 from store_crash import History, Recorder
-from store_disk import TestDisk, broken_disk, full_disk, using
+from store_disk import TestDisk, broken_disk, full_disk, largest_file, using
 
 from backrest.errors import BackrestError, StorageError
 from backrest.store import opcompact
@@ -161,17 +160,6 @@ def test_full_disk_refuses_every_store_and_all_go_on_when_there_is_room(tmp_path
         AuditLog.open(tmp_path / "audit.jsonl").close()
         assert ConfigStore.open(tmp_path / "config.json", environ={}).current.instance == "me4"
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
-
-
-@contextlib.contextmanager
-def largest_file(size: int, pid: int = 0) -> Iterator[None]:
-    """Writes beyond so many bytes of a file fail, with what fits written: the system's own fault."""
-    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_write_that_the_system_stops_in_its_middle_is_cut_off(tmp_path: Path) -> None:

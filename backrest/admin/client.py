@@ -49,8 +49,9 @@ def call(
     restic_command: str | None = None,
     wait_s: float = WAIT_S,
 ) -> Any:
-    """The result of a use case without reports. Raises what it raised, as its kind with its sentence."""
-    return _reach(paths, method, args, None, restic_command, wait_s)
+    """The result of a use case, its reports unheard. Raises what it raised, as its kind with its sentence."""
+    unheard = (lambda _: None) if find(method).reports else None
+    return _reach(paths, method, args, unheard, restic_command, wait_s)
 
 
 def stream(
@@ -82,7 +83,7 @@ def _reach(
         raise UserError(f"an argument is not valid text: {error}") from None
     deadline = time.monotonic() + wait_s
     while True:
-        connection = connect(paths)
+        connection = None if method.beside else connect(paths)
         if connection is not None:
             with connection:
                 if method.daemonless:

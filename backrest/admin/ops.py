@@ -1,12 +1,11 @@
-"""The history: listed, shown, followed, imported into.
+"""The history: listed, shown, followed.
 
-A list is sent in batches, so that neither end ever holds a history of a million operations. What is imported
-becomes this instance's own: new ids, its name; what was one flow stays one.
+A list is sent in batches, so that neither end ever holds a history of a million operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,6 @@ BATCH = 500
 # Changes waiting for a caller of ``tail`` who reads slowly. More is memory that a stopped terminal could make
 # us hold.
 TAIL_QUEUE = 4096
-
-# An import's line: an operation has well under a kilobyte, one with many errors some tens.
-LONGEST_LINE = 16 * 1024 * 1024
 
 
 def _query(
@@ -166,101 +162,3 @@ def change_event(change: Change, fits: Callable[[Meta], bool]) -> OperationEvent
     target = event.created_operations if change.kind == "created" else event.updated_operations
     target.operations.extend(operations)
     return event
-
-
-# --- import
-
-_REQUIRED = ("repo_id", "plan_id", "unix_time_start_ms")
-_JSON_NAMES = {field.name: field.json_name for field in Operation.DESCRIPTOR.fields}
-
-
-def read_import(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], list[str]]:
-    """(operations, problems) of a file of JSON lines. One problem a line; empty lines do not count."""
-    import orjson
-
-    operations: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if len(line) > LONGEST_LINE:
-            problems.append(f"line {number}: it is longer than {LONGEST_LINE >> 20} MiB")
-            continue
-        try:
-            entry = orjson.loads(line)
-            check_import(entry)
-            operations.append(entry)
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    return operations, problems
-
-
-def check_import(entry: Any) -> Operation:
-    """The operation; ValueError says what is wrong with it."""
-    operation = codec.from_dict(Operation, entry)
-    missing = [_JSON_NAMES[name] for name in _REQUIRED if not getattr(operation, name)]
-    if missing:
-        raise ValueError(f"the operation has no {' and no '.join(missing)}")
-    if operation.unix_time_start_ms < 0:
-        raise ValueError("its unixTimeStartMs is negative")
-    if operation.snapshot_id and len(operation.snapshot_id) != 64:
-        raise ValueError("its snapshotId has not 64 characters")
-    if operation.repo_guid and len(operation.repo_guid) > 64:
-        raise ValueError("its repoGuid has more than 64 characters")
-    return operation
-
-
-def import_operations(
-    context: Context, operations: list[dict[str, Any]], flows: dict[str, int] | None = None
-) -> dict[str, Any]:
-    """Adds a batch as new operations of this instance. ``flows`` maps flow ids of the file to ours, from one
-    batch of a file to the next. All or nothing for each batch that is right; UserError otherwise.
-    """
-    config = context.identified()
-    guids = {repo.id: repo.guid for repo in config.repos if repo.guid}
-    mapped = dict(flows or {})
-    leaders: list[tuple[str, Operation]] = []
-    followers: list[tuple[str, Operation]] = []
-    for number, entry in enumerate(operations, 1):
-        try:
-            operation = check_import(entry)
-        except ValueError as error:
-            raise UserError(f"operation {number} cannot be imported: {error}") from None
-        flow = str(operation.flow_id or operation.id or "")
-        _make_own(operation, config.instance, guids)
-        (followers if flow in mapped else leaders).append((flow, operation))
-        if flow:
-            mapped.setdefault(flow, 0)  # its number comes when its first operation is added
-    return {"imported": _add(context, leaders, followers, mapped), "flows": mapped}
-
-
-def _make_own(operation: Operation, instance: str, guids: Mapping[str, str]) -> None:
-    for name in ("id", "modno", "flow_id", "original_id", "original_flow_id", "original_instance_keyid"):
-        operation.ClearField(name)
-    operation.instance_id = instance
-    if not operation.repo_guid:
-        operation.repo_guid = guids.get(operation.repo_id, "") or _guid_of(operation.repo_id)
-
-
-def _guid_of(repo_id: str) -> str:
-    # What the reference gives operations of a time when there were no guids (ENGINE.md 2.6).
-    import hashlib
-
-    return hashlib.sha256(repo_id.encode()).hexdigest()
-
-
-def _add(
-    context: Context,
-    leaders: list[tuple[str, Operation]],
-    followers: list[tuple[str, Operation]],
-    mapped: dict[str, int],
-) -> int:
-    """The first of each flow gets the flow's number, then the others join it."""
-    for (flow, _), stored in zip(leaders, context.oplog.add([op for _, op in leaders]), strict=True):
-        if flow:
-            mapped[flow] = stored.flow_id
-    for flow, operation in followers:
-        operation.flow_id = mapped[flow]
-    if followers:
-        context.oplog.add([operation for _, operation in followers])
-    return len(leaders) + len(followers)

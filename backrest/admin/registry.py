@@ -29,6 +29,8 @@ class Method:
     """Emits events on its way; else one answer."""
     only_reads: bool = False
     """Reads nothing but files that are replaced as a whole: may run while somebody else holds the lock."""
+    beside: bool = False
+    """A command does it itself even while a daemon runs: it takes long, and would only keep the daemon busy."""
     daemonless: bool = False
     """Works on files that a running daemon has open: only while none runs."""
 
@@ -73,7 +75,7 @@ METHODS: Mapping[str, Method] = {
     "ListOperations": Method("ops", "list_operations", reports=True),
     "ShowOperation": Method("ops", "show"),
     "TailOperations": Method("ops", "tail", reports=True),
-    "ImportOperations": Method("ops", "import_operations"),
+    "ImportOperations": Method("imports", "import_operations"),
     "ShowConfig": Method("configs", "show", only_reads=True),
     "ImportConfig": Method("configs", "import_config"),
     "ShowAudit": Method("audits", "show", reports=True, only_reads=True),
@@ -83,9 +85,9 @@ METHODS: Mapping[str, Method] = {
     "ListPushes": Method("pushes", "list_pushes", only_reads=True),
     "DropPush": Method("pushes", "drop"),
     "ShowPeerConfig": Method("shown", "peer_config", only_reads=True),
-    "VerifyOplog": Method("oplogs", "verify", only_reads=True),
-    "RepairOplog": Method("oplogs", "repair", daemonless=True),
-    "CompactOplog": Method("oplogs", "compact"),
+    "VerifyOplog": Method("oplogs", "verify", reports=True, only_reads=True, beside=True),
+    "RepairOplog": Method("oplogs", "repair", reports=True, daemonless=True),
+    "CompactOplog": Method("oplogs", "compact", reports=True),
 }
 
 

@@ -6,6 +6,7 @@ import click
 
 from backrest.cli import formats, output
 from backrest.cli.base import FAILED, Group, json_option, shared
+from backrest.cli.meter import Meter
 
 
 @click.group(cls=Group)
@@ -18,7 +19,8 @@ def oplog() -> None:
 @click.pass_context
 def verify(ctx: click.Context, as_json: bool) -> None:
     """Read the whole file and check every line. Nothing is changed."""
-    result = shared().call("VerifyOplog")
+    with Meter("Checking") as meter:
+        result = shared().stream("VerifyOplog", meter.event)
     if as_json:
         output.print_json(result)
     elif result["badLines"]:
@@ -41,7 +43,8 @@ def verify(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def repair(as_json: bool) -> None:
     """Set bad lines aside, so that the daemon starts again. What clients sent, they send again."""
-    result = shared().call("RepairOplog")
+    with Meter("Repairing") as meter:
+        result = shared().stream("RepairOplog", meter.event)
     if as_json:
         return output.print_json(result)
     if not result["setAside"]:
@@ -56,7 +59,8 @@ def repair(as_json: bool) -> None:
 @json_option
 def compact(as_json: bool) -> None:
     """Write the file anew without what was overwritten or deleted. The daemon also does so by itself."""
-    result = shared().call("CompactOplog")
+    with Meter("Compacting") as meter:
+        result = shared().stream("CompactOplog", meter.event)
     if as_json:
         return output.print_json(result)
     return output.say(

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from backrest.cli import formats, output, states
 from backrest.cli.base import FAILED, Group, json_option, parsed, shared
+from backrest.cli.meter import Meter
 
 # What a person wants to see at once; programs (--json) get everything unless they say otherwise.
 SHOWN = 50
 
-# Lines of an import in one request and one commit: some 2 MB.
-IMPORT_BATCH = 2000
+# Bad lines of an import that are named; there can be a million.
+SHOWN_PROBLEMS = 10
 
 
 @click.group(cls=Group)
@@ -214,27 +221,93 @@ def import_ops(ctx: click.Context, file: str, as_json: bool) -> None:
     """Add operations from FILE, one JSON object a line, as new ones of this machine.
 
     Ids are given anew; what was one flow stays one. Nothing is added unless every line is right. "-" is
-    stdin.
+    stdin, which is kept in a temporary file meanwhile. If something else fails half way (a full disk, say), what
+    was added stays, and it is said up to which line that is.
     """
-    from backrest.admin.ops import read_import
-
-    stream = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115 - read at once, below
-    with stream:
-        operations, problems = read_import(stream)
-    if problems:
-        for problem in problems[:10]:
-            output.note(f"  {file}, {problem}")
-        output.note(
-            f"backrest: {file} has {formats.plural(len(problems), 'bad line')}: nothing was imported."
-        )
-        ctx.exit(FAILED)
-    total = 0
-    flows: dict[str, int] = {}
-    for at in range(0, len(operations), IMPORT_BATCH):
-        batch = operations[at : at + IMPORT_BATCH]
-        result = shared().call("ImportOperations", operations=batch, flows=flows)
-        total += result["imported"]
-        flows = result["flows"]
+    with _reading(file) as stream:
+        bad = _check(stream, file)
+        if bad:
+            output.note(f"backrest: {file} has {formats.plural(bad, 'bad line')}: nothing was imported.")
+            ctx.exit(FAILED)
+        stream.seek(0)
+        total = _import(stream, file)
     if as_json:
         return output.print_json({"imported": total})
     return output.say(f"{formats.plural(total, 'operation')} imported.")
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[IO[bytes]]:
+    """The file, or a copy of stdin: it is gone through twice."""
+    if file != "-":
+        with open(file, "rb") as stream:
+            if stream.seekable():
+                yield stream
+                return
+            source: IO[bytes] = stream
+            with tempfile.TemporaryFile() as copy:
+                shutil.copyfileobj(source, copy)
+                copy.seek(0)
+                yield copy
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.seek(0)
+        yield copy
+
+
+def _lines(stream: IO[bytes], meter: Meter) -> Iterator[bytes]:
+    """The lines, of which none fills the memory: of one that is too long comes its beginning."""
+    from backrest.admin.imports import LONGEST_LINE
+
+    size = os.fstat(stream.fileno()).st_size
+    done = 0
+    for number in itertools.count(1):
+        line = stream.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        done += len(line)
+        rest = line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(LONGEST_LINE + 1)
+            done += len(rest)
+        if number % 1000 == 0:
+            meter.update(done, size)
+        yield line
+
+
+def _check(stream: IO[bytes], file: str) -> int:
+    """How many lines are bad; the first ten are named."""
+    from backrest.admin.imports import check_lines
+
+    bad = 0
+    with Meter("Checking") as meter:
+        for number, problem in enumerate(check_lines(_lines(stream, meter)), 1):
+            if problem:
+                bad += 1
+                if bad <= SHOWN_PROBLEMS:
+                    output.note(f"  {file}, line {number}: {problem}")
+    return bad
+
+
+def _import(stream: IO[bytes], file: str) -> int:
+    """How many operations were added."""
+    from backrest.admin.imports import Flows, batches
+
+    total = last = 0
+    flows = Flows()
+    with Meter("Importing") as meter:
+        for number, operations in batches(_lines(stream, meter)):
+            try:
+                result = shared().call("ImportOperations", operations=operations, flows=flows.of(operations))
+            except BaseException:
+                if last:
+                    output.note(
+                        f"{formats.plural(total, 'operation')} of {file} were imported, up to line {last}; the "
+                        f"next {len(operations):,} failed. To go on: tail -n +{last + 1} FILE | backrest ops import -"
+                    )
+                raise
+            flows.learn(result["flows"])
+            total += result["imported"]
+            last = number
+    return total

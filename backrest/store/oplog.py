@@ -48,12 +48,13 @@ class OpLog(OpCore):
 
     # Writing
 
-    def add(self, ops: Sequence[Operation]) -> list[Operation]:
+    def add(self, ops: Sequence[Operation], joins: Mapping[int, int] | None = None) -> list[Operation]:
         """New operations of our own, as they were stored: with id, modno and flow_id (its id, unless given).
 
-        All or none: UserError when one is not valid or brings an id or modno of its own.
+        ``joins``: position -> an earlier position, whose flow this one belongs to. All or none: UserError when
+        one is not valid or brings an id or modno of its own.
         """
-        return self._submit(partial(opstage.add, operations=list(ops)))
+        return self._submit(partial(opstage.add, operations=list(ops), joins=joins or {}))
 
     def update(self, ops: Sequence[Operation]) -> list[Operation]:
         """Operations of our own in the place of those with their ids, each with a fresh modno.

@@ -14,6 +14,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from backrest.errors import CorruptError
 from backrest.store import opcompact, opload
@@ -163,6 +164,10 @@ class _Scan:
             yield self.orphans[number]
 
 
+def _tell(progress: Progress, total: int, done: int) -> None:
+    progress(done, total)
+
+
 class _ReadOnly:
     """A file that is looked at: not created, not tightened, not touched."""
 
@@ -203,6 +208,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
 def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
     """Make the log one that opens; what it found and where it put the bad lines.
 
+    ``progress`` is told of three ways one after the other: reading, writing anew, and reading that again.
     A log without anything bad is left as it is. On failure (StorageError) the old file is in place.
     """
     with _ReadOnly(os.fspath(path)) as file:
@@ -215,9 +221,10 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
         new: AppendFile | None = None
         try:
             new = AppendFile(temporary)
-            opcompact.write(file, new, scan.places(), scan.marks(), None)
+            tell = None if progress is None else partial(_tell, progress, report.operations)
+            opcompact.write(file, new, scan.places(), scan.marks(), tell)
             new.append([mark(*scan.marks())])
-            bad = opload.read_into(Index(), new.read, new.length)
+            bad = opload.read_into(Index(), new.read, new.length, progress)
             if bad is not None:  # two lines that are each good and contradict each other
                 raise CorruptError(file.path, bad.number, f"cannot be repaired: {bad.reason}")
             report.set_aside = scan.set_bad_aside()

@@ -8,7 +8,7 @@ out are then given out again: nobody was told of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple, cast
@@ -163,8 +163,10 @@ def _copy(operation: Operation) -> Operation:
     return copy
 
 
-def add(stage: Stage, operations: Sequence[Operation]) -> tuple[list[Operation], list[Change]]:
-    """New operations of our own: all of them, or UserError."""
+def add(
+    stage: Stage, operations: Sequence[Operation], joins: Mapping[int, int]
+) -> tuple[list[Operation], list[Change]]:
+    """New operations of our own: all of them, or UserError. ``joins``: see OpLog.add."""
     made: list[tuple[Operation, Json, bytes]] = []
     highest = stage.highest_id, stage.highest_modno
     try:
@@ -174,6 +176,8 @@ def add(stage: Stage, operations: Sequence[Operation]) -> tuple[list[Operation],
                 raise UserError(f"{name}: the log gives out id and modno")
             operation = _copy(given)
             operation.id, operation.modno = stage.next_id(), stage.next_modno()
+            if position in joins:
+                operation.flow_id = made[joins[position]][0].flow_id
             operation.flow_id = operation.flow_id or operation.id
             doc = codec.to_dict(operation)
             _own(doc, name)
