@@ -41,6 +41,13 @@ def test_each_row_runs_alone_at_any_size(row: str) -> None:
     assert all(figure in table for figure in result["figures"])
 
 
+def test_several_sizes_are_compared_by_what_one_thing_costs() -> None:
+    done = bench("--only", "open-log", "--repeat", "1", "--json", "--sizes", "1,30")
+    assert done.returncode == 0, done.stderr
+    assert [result["size"] for result in json.loads(done.stdout)["rows"]] == [1, 30]
+    assert "each_us at 1 30: " in done.stderr
+
+
 @pytest.mark.parametrize("row", ["first-sync", "reconnect", "storm"])
 def test_a_hub_that_runs_elsewhere_is_measured_by_its_address_and_a_token(row: str, tmp_path: Path) -> None:
     hub = Machine(tmp_path, "hub")

@@ -114,14 +114,17 @@ def first_sync(options: Options) -> Figures:
             started = Daemon(client)
             try:
                 _, connected = started.until_logged("connected to")
+                own = started.cpu_s()
                 daemon.until_held(client.name, options.size)
                 ended = time.monotonic()
+                hub_cpu, client_cpu = daemon.cpu_s() - cpu, started.cpu_s()
                 return {
                     "from_start_s": ended - started.started,
                     "from_connection_s": ended - connected,
                     "each_us": (ended - connected) / options.size * 1e6,
-                    "hub_cpu_s": daemon.cpu_s() - cpu,
-                    "client_cpu_s": started.cpu_s(),
+                    "each_hub_cpu_us": hub_cpu / options.size * 1e6,
+                    "each_client_cpu_us": (client_cpu - own) / options.size * 1e6,
+                    "client_cpu_s": client_cpu,
                     "hub_peak_mib": daemon.memory_mib("VmHWM"),
                     "client_peak_mib": started.memory_mib("VmHWM"),
                 }
