@@ -28,7 +28,7 @@ from backrest.crypto import mlkem
 from backrest.engine import Engine
 from backrest.errors import BackrestError, StorageError, UserError
 from backrest.net.connect import ConnectApp, Stream
-from backrest.net.server import App, TlsFiles, serve
+from backrest.net.server import App, ServerSettings, TlsFiles, serve
 from backrest.protocol.session import Limits
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
@@ -167,7 +167,15 @@ class _Daemon:
     ) -> list[str]:
         """The addresses where ``app`` is now served, as URLs."""
         bound = await nursery.start(
-            partial(serve, app, binds=binds, tls=tls, shutdown=self._stopping, grace_s=GRACE_S)
+            partial(
+                serve,
+                app,
+                binds=binds,
+                tls=tls,
+                shutdown=self._stopping,
+                grace_s=GRACE_S,
+                settings=_bounds(self._settings.trusted_proxies),
+            )
         )
         scheme = "http" if tls is None else "https"
         return [f"{scheme}://{_host(host)}:{port}" for host, port in bound]
@@ -239,6 +247,12 @@ async def _housework(failed: str, function: Callable[[], object]) -> None:
         log.error("%s: %s", failed, error)
     except Exception:
         log.exception("%s: this is a mistake in this program", failed)
+
+
+def _bounds(trusted_proxies: Sequence[str]) -> ServerSettings:
+    """A proxy brings the connections of everybody: its address has no limit of its own."""
+    default = ServerSettings()
+    return replace(default, unlimited=(*default.unlimited, *trusted_proxies))
 
 
 def _host(host: str) -> str:

@@ -24,6 +24,11 @@ class ServerSettings:
     idle_s: float = 75.0
     # A peer that takes nothing of what waits for it: then the stream, or the connection, is given up.
     stall_s: float = 600.0
+    # Of one address (of IPv6, a /64): a process has some 1,024 file descriptors, and a connection that asks for
+    # nothing, or for what is not there, holds one for 10 or 75 s. As many machines behind one router is a lot.
+    max_per_address: int = 256
+    # Not counted: the proxy on this machine brings everybody. Addresses and networks; a remote proxy's belong here.
+    unlimited: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     # A proxy shares two connections among all its clients; DESIGN.md wants a thousand of them.
     max_streams: int = 2_000
     stream_window: int = 1024 * 1024

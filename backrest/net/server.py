@@ -11,10 +11,14 @@ Hypercorn's parts used here are not its public interface, so the version is chec
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import math
 import socket as stdlib_socket
 import ssl
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +40,9 @@ __all__ = ["App", "BindError", "ServerSettings", "TlsFiles", "check_hypercorn", 
 HYPERCORN = "0.18.0"
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+# A flood of connections is one line of the log a minute.
+TELL_EVERY_S = 60.0
 
 # Of the grace, what is kept for telling the peers that their streams were cut.
 LAST_WORDS_S = 0.5
@@ -148,6 +155,7 @@ class _Server:
         self.settings = settings
         self.worker = WorkerContext(None)
         self.connections: set[_Connection] = set()
+        self._crowd = _Crowd(settings.max_per_address, settings.unlimited)
 
     async def run(
         self,
@@ -176,17 +184,70 @@ class _Server:
             beside.cancel_scope.cancel()
 
     async def _handle(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
-        connection = _Connection(self, stream)
-        self.connections.add(connection)
-        try:
-            await connection.run()
-        finally:
-            self.connections.discard(connection)
+        with self._crowd.place(_peer_of(stream)) as admitted:
+            if not admitted:
+                await trio.aclose_forcefully(stream)
+                return
+            connection = _Connection(self, stream)
+            self.connections.add(connection)
+            try:
+                await connection.run()
+            finally:
+                self.connections.discard(connection)
 
     async def _cut(self, at: float) -> None:
         await trio.sleep_until(at)
         for connection in list(self.connections):
             connection.cut()
+
+
+class _Crowd:
+    """How many connections each address has. Who has too many gets no further one, at once: to wait holds one, too."""
+
+    def __init__(self, most: int, unlimited: Sequence[str]) -> None:
+        self._most = most
+        self._unlimited = [ipaddress.ip_network(entry, strict=False) for entry in unlimited]
+        self._count: Counter[str] = Counter()
+        self._told_at = -math.inf
+
+    @contextmanager
+    def place(self, address: str) -> Iterator[bool]:
+        """Whether a connection from ``address`` is admitted; it counts for as long as the block runs."""
+        key = self._key(address)
+        if key and self._count[key] >= self._most:
+            if trio.current_time() >= self._told_at + TELL_EVERY_S:
+                self._told_at = trio.current_time()
+                log.warning("%s has %d connections already: no further one is accepted", address, self._most)
+            yield False
+            return
+        self._count[key] += 1
+        try:
+            yield True
+        finally:
+            self._count[key] -= 1
+            if not self._count[key]:
+                del self._count[key]
+
+    def _key(self, address: str) -> str:
+        """What is counted together; "" is not limited."""
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return ""  # a Unix socket's: only this user reaches it
+        if isinstance(ip, ipaddress.IPv6Address):
+            ip = ip.ipv4_mapped or ip
+        if any(ip in network for network in self._unlimited):
+            return ""
+        return str(ip) if ip.version == 4 else str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
+
+
+def _peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
+    sock = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
+    try:
+        address = _address(sock, sock.getpeername())
+    except OSError:
+        return ""  # gone already
+    return address[0] if address else ""
 
 
 class _Connection:
