@@ -120,6 +120,20 @@ def test_warnings_and_refused_operations_are_shown(world: World, here: Run) -> N
         assert "there is a local one" in here("status", "--check", code=states.WARNING).stdout
 
 
+def test_a_push_that_waits_is_shown_with_the_way_to_take_it_back(world: World, here: Run) -> None:
+    add_client(world, "laptop", LAPTOP)
+    with world.daemon() as daemon:
+        message = wire.sync.SyncStreamItem.SyncActionSetConfig(plans_to_delete=["old"])
+        push = daemon.pushes.add(LAPTOP, "laptop", message)
+        shown = here("status").stderr
+        assert f"laptop: push {push.id} waits since 0s for the client (delete plan old)" in shown
+        assert f"`backrest push drop {push.id}`" in shown
+        [peer] = document(here("status", "--json"))["peers"]
+        assert [one["items"] for one in peer["queuedPushes"]] == [["delete plan old"]]
+        here("push", "drop", str(push.id))
+        assert "waits" not in here("status").stderr
+
+
 def test_a_removed_peer_leaves_no_state(world: World, here: Run) -> None:
     add_client(world, "laptop", LAPTOP)
     add_host(world)

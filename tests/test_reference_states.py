@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from admin_world import World, add_client, add_host
-from reference_api import STATES, Codec, following
+from reference_api import STATES, Codec, Refused, ask, following
 from sync_world import inline_threads as inline_threads
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -95,3 +96,42 @@ async def test_a_slow_reader_gets_the_newest_state_of_each_peer_and_holds_up_nob
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert got == [("laptop", ""), ("laptop", "999"), ("desk", "999")]
+
+
+# --- pushes
+
+
+def push(world: World, **fields: Any) -> None:
+    request = Sync.SetRemoteClientConfigRequest(**fields)
+    ask(world, f"{STATES}SetRemoteClientConfig", request, Sync.SetRemoteClientConfigResponse)
+
+
+def test_a_push_to_nobody_or_to_who_is_away_is_refused_and_not_queued(world: World) -> None:
+    with world.daemon() as daemon:
+        with pytest.raises(Refused, match="key id of the client is missing") as refused:
+            push(world, plans_to_delete=["p"])
+        assert refused.value.code == "invalid_argument"
+        for keyid in (LAPTOP, "ed25519." + "D" * 43):
+            with pytest.raises(Refused, match="connected") as refused:
+                push(world, peer_keyid=keyid, plans_to_delete=["p"])
+            assert refused.value.code == "not_found"
+        assert not daemon.pushes.waiting()
+
+
+@pytest.mark.parametrize("result", ["applied", "refused"])
+def test_a_push_is_answered_with_what_the_client_said(world: World, result: Any) -> None:
+    with world.daemon() as daemon:
+        daemon.peers.update(LAPTOP, instance_id="laptop", role="client", state=2)
+
+        def told() -> None:  # as the session does, when the client's answer has come
+            for waiting in daemon.pushes.waiting(LAPTOP):
+                assert list(waiting.message.plans_to_delete) == ["p"]
+                daemon.pushes.answer(waiting.id, result, ["plan p: out of scope"] * (result == "refused"))
+
+        daemon.pushes.subscribe(told)
+        if result == "applied":
+            push(world, peer_keyid=LAPTOP, plans_to_delete=["p"])
+        else:
+            with pytest.raises(Refused, match="plan p: out of scope"):
+                push(world, peer_keyid=LAPTOP, plans_to_delete=["p"])
+        assert not daemon.pushes.waiting()

@@ -112,6 +112,17 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["pairing"] = bool(peer.initial_pairing_secret)
     result["state"] = wire.sync.ConnectionState.Name(record.state if record else 0)
     result["operations"] = context.oplog.count(peer.keyid)
+    waiting = context.pushes.waiting(peer.keyid)
+    if waiting:
+        result["queuedPushes"] = [
+            {
+                "id": push.id,
+                "createdMillis": str(push.created_ms),
+                "items": list(push.items),
+                "sent": push.sent,
+            }
+            for push in waiting
+        ]
     if record is None:
         return result
     result["statusMessage"] = record.message
@@ -148,7 +159,7 @@ async def watch(context: Context, emit: Emit) -> dict[str, Any]:
 
     from backrest.sync.watch import Watch
 
-    with Watch(context.peers.subscribe, context.config.subscribe) as changes:
+    with Watch(context.peers.subscribe, context.config.subscribe, context.pushes.subscribe) as changes:
         while True:
             await emit({"status": await trio.to_thread.run_sync(status, context)})
             if context.daemon is None:

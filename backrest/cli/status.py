@@ -113,6 +113,11 @@ def _remarks(result: dict[str, Any]) -> list[str]:
         if advice := states.advice(peer, now_ms):
             lines.append(f"{name}: {advice}")
         lines += [f"{name}: {warning}" for warning in peer.get("warnings", ())]
+        lines += [
+            f"{name}: push {push['id']} waits since {formats.age(time.time() - int(push['createdMillis']) / 1000)} for "
+            f"the client ({', '.join(push['items'])}); `backrest push drop {push['id']}` takes it back"
+            for push in peer.get("queuedPushes", ())
+        ]
         if peer.get("refused"):
             lines.append(
                 f"{name}: {formats.plural(peer['refused'], 'operation')} refused (out of scope or invalid)"

@@ -59,6 +59,9 @@ RPCS: Mapping[str, Rpc] = {
     "/v1sync.BackrestSyncStateService/GetPeerSyncStatesStream": Rpc(
         Sync.SyncStateStreamRequest, events=states.get_peer_sync_states
     ),
+    "/v1sync.BackrestSyncStateService/SetRemoteClientConfig": Rpc(
+        Sync.SetRemoteClientConfigRequest, task=states.set_remote_client_config
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The states of the peers, as BackrestSyncStateService has them.
+"""The states of the peers, as BackrestSyncStateService has them, and pushes to clients.
 
 Changes are coalesced for each peer: a caller that reads slowly gets the newest state of each and holds up nobody
 (W-43); what is kept for it is one state a peer. A caller that does not subscribe gets all and a clean end (W-15).
@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from backrest import wire
+from backrest.admin import pushes
 from backrest.admin.context import Context
+from backrest.errors import UserError
 from backrest.store.peers import PeerRecord
 from backrest.sync.watch import Watch
 
@@ -53,3 +55,20 @@ def _records(context: Context) -> dict[str, PeerRecord]:
         if record is not None:
             records[peer.keyid] = record
     return records
+
+
+async def set_remote_client_config(
+    context: Context, request: Sync.SetRemoteClientConfigRequest
+) -> Sync.SetRemoteClientConfigResponse:
+    """Answers when the client has taken all of it; an error says what it refused, or that it did not say (W-16)."""
+    if not request.peer_keyid:
+        raise UserError("the key id of the client is missing")
+    await pushes.set_remote_config(
+        context,
+        request.peer_keyid,
+        list(request.repos),
+        list(request.plans),
+        list(request.repos_to_delete),
+        list(request.plans_to_delete),
+    )
+    return Sync.SetRemoteClientConfigResponse()
