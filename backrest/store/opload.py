@@ -11,6 +11,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -101,11 +102,17 @@ def load(file: AppendFile, progress: Progress | None = None) -> Index:
 
 def read_into(index: Index, read: Read, length: int, progress: Progress | None = None) -> BadLine | None:
     """Put every line into the index, up to the end or the first that does not fit: that one is returned."""
-    # Millions of dicts come and go here, none in a cycle: the collector would look for some all the time (8 %).
+    with uncollected():
+        return _read_all(index, Blocks(read, length), length, progress)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Millions of dicts come and go, none in a cycle: the collector would look for some all the time (8 %)."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _read_all(index, Blocks(read, length), length, progress)
+        yield
     finally:
         if collecting:
             gc.enable()
@@ -148,11 +155,7 @@ def _take_first(index: Index, line: bytes) -> BadLine | None:
 
 def _take_some(index: Index, lines: list[bytes], offset: int, number: int) -> BadLine | None:
     """The lines from ``offset`` on, ``number`` lines after the file's start."""
-    lengths = list(map(len, lines))
-    offsets = [*accumulate(lengths, lambda place, length: place + length + 1, initial=offset)][:-1]
-    for position in [position for position, line in enumerate(lines) if line[:1] == SPACE]:
-        offsets[position] += 1  # the space says where a commit began; the line itself is without it
-        lengths[position] -= 1
+    offsets, lengths = places(lines, offset)
     try:
         docs = list(map(orjson.loads, lines))
     except ValueError:
@@ -166,6 +169,16 @@ def _take_some(index: Index, lines: list[bytes], offset: int, number: int) -> Ba
             start = offsets[position] - (len(line) - lengths[position])
             return BadLine(start, number + position + 1, _reason(line, error))
     return None
+
+
+def places(lines: list[bytes], offset: int) -> tuple[list[int], list[int]]:
+    """(offsets, lengths) of lines that stand one after the other from ``offset`` on."""
+    lengths = list(map(len, lines))
+    offsets = [*accumulate(lengths, lambda place, length: place + length + 1, initial=offset)][:-1]
+    for position in [position for position, line in enumerate(lines) if line[:1] == SPACE]:
+        offsets[position] += 1  # the space says where a commit began; the line itself is without it
+        lengths[position] -= 1
+    return offsets, lengths
 
 
 def _reason(line: bytes, error: ValueError) -> str:

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import orjson
+
 from backrest.errors import CorruptError
 from backrest.store import opcompact, opload
 from backrest.store.files import AppendFile, discard, rename_durably
+from backrest.store.opbulk import BATCH, append_all
 from backrest.store.opformat import SPACE, Json, decode, mark, parse_line, problem
 from backrest.store.opindex import Index, OutOfOrderError
 from backrest.store.opload import BadLine, Blocks, Progress
@@ -64,15 +67,24 @@ class _Scan:
         self.report.size = file.length
 
     def run(self, progress: Progress | None) -> Report:
+        with opload.uncollected():
+            return self._run(progress)
+
+    def _run(self, progress: Progress | None) -> Report:
         report = self.report
         number = 0
         blocks = Blocks(self.file.read, report.size)
         while True:
             for offset, lines in blocks:
-                for line in lines:
-                    number += 1
-                    self._line(line, offset, number)
-                    offset += len(line) + 1
+                for first in range(0, len(lines), BATCH):
+                    some = lines[first : first + BATCH]
+                    if not self._good_and_new(some, offset):
+                        place = offset
+                        for position, line in enumerate(some, 1):
+                            self._line(line, place, number + position)
+                            place += len(line) + 1
+                    number += len(some)
+                    offset += sum(map(len, some)) + len(some)
                 if progress is not None:
                     progress(offset, report.size)
             if not blocks.too_long:
@@ -93,6 +105,18 @@ class _Scan:
             return False
         first = self.report.bad[0] if self.report.bad else None
         return first is None or opload.is_crash_tail(self.file.read, self.report.size, first)
+
+    def _good_and_new(self, lines: list[bytes], offset: int) -> bool:
+        """Take all of them at once, or none: what a file mostly holds. Else each is looked at by itself."""
+        try:
+            docs = list(map(orjson.loads, lines))
+            for doc in docs:
+                if doc.__class__ is not dict or "id" not in doc:
+                    return False
+                _thorough(doc)
+        except ValueError:
+            return False
+        return append_all(self.index, docs, *opload.places(lines, offset))
 
     def _line(self, line: bytes, offset: int, number: int) -> None:
         space = 1 if line[:1] == SPACE else 0
