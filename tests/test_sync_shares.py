@@ -13,9 +13,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
 from backrest.store.audit import read
+from backrest.store.peers import MAX_OFFERED
 from backrest.store.removal import remove_peer, withdrawn
 from backrest.sync import client as client_module
-from backrest.sync.offers import Withdrawals
+from backrest.sync.apply import MOST_ITEMS
+from backrest.sync.offers import Offers, Withdrawals
 
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 WRITE = (*BOTH, "read-write-config=*")
@@ -403,3 +405,57 @@ async def test_a_client_that_may_receive_repos_cannot_hand_one_to_its_hub(
         link.send_now("set_config", wire.sync.SyncStreamItem.SyncActionSetConfig(repos=[repo]))
         await trio.sleep(60)
         assert not hub.config.current.repos
+
+
+# --- what is remembered of the other side has a bound
+
+
+def test_a_hub_that_offers_without_end_fills_no_memory() -> None:
+    told: list[tuple[str, ...]] = []
+    offers = Offers("hub", told.append)
+    for round_ in range(5):
+        repos = [
+            wire.config.Repo(id="r", guid=f"{round_ * 500 + n:064x}", origin_instance_id="hub")
+            for n in range(500)
+        ]
+        offers.shared(wire.sync.SyncStreamItem.SyncActionSetConfig(repos=repos))
+    assert len(told[-1]) == MAX_OFFERED
+    huge = wire.config.Repo(guid="x" * 1_000_000, origin_instance_id="hub")
+    offers = Offers("hub", told.append)
+    offers.shared(wire.sync.SyncStreamItem.SyncActionSetConfig(repos=[huge]))
+    assert told[-1] == ()
+
+
+def test_a_client_that_shows_very_many_repos_costs_little() -> None:
+    view = wire.sync.RemoteConfig()
+    for n in range(20_000):  # each against each would be 400 million
+        view.repos.add(id=f"r{n}", guid="g", origin_instance_id="hub")
+        view.plans.add(id=f"p{n}", repo=f"r{n}")
+    mine = Withdrawals("hub")
+    mine.view(view)
+    assert len(mine.due(())) == MOST_ITEMS
+
+
+async def test_a_client_that_reads_nothing_and_shows_ever_new_things_fills_no_outbox(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    async with hub.running(), client.running():
+        await hub.until_peer(client, CONNECTED)
+        await client.until_peer(hub, CONNECTED)
+        await wait_all_tasks_blocked()
+        link = client.clients._running[hub.keyid].host._link
+        inbound = hub.hub._live[client.keyid]
+        assert link is not None
+
+        async def unread(data: bytes) -> None:
+            await trio.sleep_forever()
+
+        world.connections[-1].other.send = unread  # type: ignore[method-assign]
+        for n in range(50):
+            view = wire.sync.RemoteConfig()
+            view.repos.add(id=f"{n}" + "r" * 200_000, guid=GUID, origin_instance_id="hub")
+            link.send_now("receive_config", wire.sync.SyncStreamItem.SyncActionReceiveConfig(config=view))
+        await trio.sleep(10)
+        assert hub.peer(client).remote_config is not None
+        assert inbound.link.session.outbox_size < 3_000_000  # of ten million

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection
+from itertools import islice
 
 import trio
 
@@ -25,8 +26,10 @@ from backrest import wire
 from backrest.errors import StorageError
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
+from backrest.store.peers import MAX_OFFERED
 from backrest.store.removal import ParkedPlans
-from backrest.sync.apply import SetConfig
+from backrest.store.validate import GUID_LENGTH
+from backrest.sync.apply import MOST_ITEMS, SetConfig
 from backrest.sync.link import Signal
 
 log = logging.getLogger("backrest.sync")
@@ -59,7 +62,10 @@ class Offers:
         if message.plans or message.plans_to_delete or message.repos_to_delete or not message.repos:
             return
         if all(repo.origin_instance_id == self._hub for repo in message.repos):
-            self._offered |= {repo.guid for repo in message.repos}
+            # Bounded: a hub may push once a second, for ever, and each time something new.
+            room = MAX_OFFERED - len(self._offered)
+            fresh = {repo.guid for repo in message.repos if len(repo.guid) == GUID_LENGTH} - self._offered
+            self._offered.update(islice(fresh, room))
             self._due = math.inf
             self._publish(tuple(sorted(self._offered)))
 
@@ -82,12 +88,14 @@ class Withdrawals:
         self._asked: dict[str, tuple[str, ...]] = {}  # id there -> the plans there when it was asked for last
 
     def view(self, config: wire.sync.RemoteConfig) -> None:
-        """What the client shows of its configuration."""
-        self._has = [
-            (repo.id, repo.guid, tuple(sorted(plan.id for plan in config.plans if plan.repo == repo.id)))
-            for repo in config.repos
-            if repo.origin_instance_id == self._instance
-        ]
+        """What the client shows of its configuration: whatever it likes, so in linear time and within a bound."""
+        ours = (repo for repo in config.repos if repo.origin_instance_id == self._instance)
+        found = {repo.id: repo.guid for repo in islice(ours, MOST_ITEMS)}
+        users: dict[str, list[str]] = {repo_id: [] for repo_id in found}
+        for plan in config.plans:
+            if plan.repo in users:
+                users[plan.repo].append(plan.id)
+        self._has = [(repo_id, guid, tuple(sorted(users[repo_id]))) for repo_id, guid in found.items()]
 
     def due(self, offered: Collection[str]) -> list[str]:
         """The ids to delete there, each once: again only when the plans that use it have changed, or it was offered
