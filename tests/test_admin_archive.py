@@ -172,3 +172,14 @@ def test_what_a_client_held_under_wider_permissions_is_not_its_to_change(tmp_pat
     assert log.held(keyid) == {1: 1, 2: 9}
     assert log.apply(keyid, [], [1]).deleted, "with its permissions back it may"
     log.close()
+
+
+@pytest.mark.parametrize("field", ["id", "modno", "flow_id", "unix_time_start_ms"])
+def test_a_negative_number_of_a_peer_is_refused_for_that_operation_alone(tmp_path: Path, field: str) -> None:
+    log = OpLog.open(tmp_path / "oplog.jsonl")
+    for number in (-1, -(2**63)):
+        result = log.apply("ed25519." + "B" * 43, [sent(1, **{field: number}), sent(2)])
+        [(_, reason)] = result.invalid
+        assert "negative" in reason
+    assert log.count("ed25519." + "B" * 43) == 1
+    log.close()

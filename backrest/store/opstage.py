@@ -271,6 +271,8 @@ def receive(keyid: str, operations: Iterable[Operation]) -> list[Received | tupl
         original, modno, flow = operation.id, operation.modno, operation.flow_id
         body = codec.to_dict(operation)
         reason = "no id" if not original else "no modno" if not modno else problem(body)
+        if reason is None and min(original, modno, flow, operation.unix_time_start_ms) < 0:
+            reason = "a negative id, modno, flow_id or unix_time_start_ms"
         if reason is not None:
             found.append((original, reason))
             continue
