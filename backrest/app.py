@@ -81,6 +81,10 @@ def run(settings: Settings) -> None:
             oplog.close()
 
 
+def _living_tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
 def _first(group: BaseExceptionGroup[BackrestError]) -> BackrestError:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -189,7 +193,14 @@ class _Daemon:
         return read_token(self._settings.admin_token_file or self._paths.admin_token)
 
     async def _serve_admin(self, nursery: trio.Nursery, addresses: list[str], token: str) -> None:
-        daemon = Daemon(pid=os.getpid(), started_ms=int(time.time() * 1000), addresses=tuple(addresses))
+        daemon = Daemon(
+            pid=os.getpid(),
+            started_ms=int(time.time() * 1000),
+            addresses=tuple(addresses),
+            tasks=partial(
+                trio.from_thread.run_sync, _living_tasks, trio_token=trio.lowlevel.current_trio_token()
+            ),
+        )
         context = Context(
             self._paths,
             config=self._config,

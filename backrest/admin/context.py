@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backrest.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from backrest import wire
@@ -37,6 +38,8 @@ class Daemon:
     addresses: tuple[str, ...]
     admin_addresses: tuple[str, ...] = ()
     """Besides the socket."""
+    tasks: Callable[[], int] = int
+    """How many tasks its event loop has; from any other thread. What is left over when all peers are gone is a leak."""
 
 
 class Context:

@@ -99,6 +99,7 @@ def status(context: Context) -> dict[str, Any]:
             "startedMs": str(context.daemon.started_ms),
             "addresses": list(context.daemon.addresses),
             "adminAddresses": list(context.daemon.admin_addresses),
+            "tasks": context.daemon.tasks(),
         }
     return result
 
