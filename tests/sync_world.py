@@ -60,6 +60,7 @@ class Pipe:
         self.other: Pipe = self
         self.sent: list[bytes] = []
         self.broken = False
+        self.goaway = False  # as of HTTP/2
         self.lost = False  # nobody hears what is sent, and nobody says so: a machine asleep, a cable pulled
 
     async def receive(self) -> bytes:

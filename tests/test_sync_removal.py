@@ -271,3 +271,35 @@ async def test_an_operation_after_the_removal_is_refused_even_if_the_session_has
 
 def _sent(hub: Instance, number: int) -> wire.operations.Operation:
     return hub.operation(id=number, modno=number, flow_id=number, instance_id="stranger")
+
+
+@pytest.mark.parametrize("goaway", [True, False])
+async def test_a_goaway_behind_a_clean_end_means_come_back_at_once(
+    autojump_clock: MockClock, world: World, goaway: bool
+) -> None:
+    hub, client = paired(world)
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+        await wait_all_tasks_blocked()
+        here, dials, began = world.connections[-1], len(world.dials), trio.current_time()
+        here.goaway = goaway
+        here.other.close()
+        await hub.until_peer(client, wire.sync.CONNECTION_STATE_DISCONNECTED)
+        await hub.until_peer(client, CONNECTED)
+        assert len(world.dials) == dials + 1
+        assert (trio.current_time() - began < 1) is goaway
+
+
+async def test_a_goaway_behind_a_refusal_changes_nothing_of_it(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+        clients.remove(context(hub), "laptop")
+        for pipe in world.connections:
+            pipe.goaway = True
+        await client.until_peer(hub, ERROR_AUTH)
+        dials = len(world.dials)
+        await trio.sleep(0.9)
+        assert len(world.dials) == dials

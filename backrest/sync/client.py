@@ -70,6 +70,9 @@ class OutboundStream(Stream, Protocol):
 
     async def end(self) -> None: ...
 
+    @property
+    def goaway(self) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -236,6 +239,7 @@ class KnownHost:
 
         self._update(wire.sync.CONNECTION_STATE_PENDING, "")
         error: BackrestError = PeerError(Fault.ENDED, Code.UNAVAILABLE, "the hub ended the session")
+        goaway = False
         try:
             async with self._dial(self._entry.instance_url) as stream:
                 self._link = link = Link(session, stream)
@@ -256,6 +260,7 @@ class KnownHost:
                     await link.run(outbound.handle)
                 finally:
                     await _say_goodbye(stream)
+                    goaway = stream.goaway
         except BackrestError as refused:
             error = refused
         except OSError as broken:
@@ -265,7 +270,10 @@ class KnownHost:
         if isinstance(error, PeerError) and error.fault in IMPOSTURE:
             await self._suspect(str(error))
         lived = 0.0 if math.isnan(established) else max(trio.current_time() - established, 0.001)
-        return _outcome(error, lived, self._woke)
+        # A proxy that is reloaded may end the stream in good order first, and announce its end right behind.
+        if isinstance(error, PeerError) and (error.fault, error.code) != (Fault.ENDED, Code.UNAVAILABLE):
+            goaway = False  # the hub ended it for a reason of its own, which is still there
+        return _outcome(error, lived, self._woke or goaway)
 
     async def _suspect(self, reason: str) -> None:
         """Record that what answers at the hub's address is not the hub; once, not at each attempt."""
