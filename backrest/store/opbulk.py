@@ -157,9 +157,12 @@ def _fit(local: Origin, origins: Sequence[Origin], originals: Sequence[int]) -> 
 
 def _join_flows(origin: Origin, theirs: Sequence[int], ours: Sequence[int]) -> None:
     known = origin.flows
+    if theirs[0] > known.last and _rise(theirs):  # each operation is a flow of its own
+        return known.extend(theirs, ours)
     before = 0
     for their, our in zip(theirs, ours, strict=True):
         if their and their != before:
             before = their
             if their > known.last or known.get(their) is None:
                 known.put(their, our)
+    return None
