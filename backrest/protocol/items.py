@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from backrest.errors import Code, Fault, PeerError
+from backrest.protocol import weight
 from backrest.wire import codec as json_codec
 from backrest.wire import sync
 
@@ -98,7 +99,9 @@ def unpack(payload: bytes, codec: Codec) -> Item:
 
 
 def parse(data: bytes) -> Item:
-    """An item from its binary form. Raises PeerError(FRAMING)."""
+    """An item from its binary form. Raises PeerError(FRAMING), or ITEM for one that would fill the memory."""
+    if len(data) > weight.WEIGHED_BYTES:
+        weight.check(Item.DESCRIPTOR, data)
     try:
         return Item.FromString(data)
     except DecodeError as error:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ ANSWER_DUE_S = 10.0  # without any answer for so long, ids that were asked for m
 QUEUED_ITEM_BYTES = (
     512  # what an item costs us beside its content: millions of empty ones are not for nothing
 )
+QUEUED_OPERATION_BYTES = 256  # likewise: an empty one has two bytes on the wire
 MANIFEST_IDS = (
     2_000_000  # compared in memory, some 100 bytes each; the scale is a million operations of all clients
 )
@@ -134,14 +135,18 @@ class Inbound:
     async def _operations(self, event: wire.operations.OperationEvent) -> None:
         kind = event.WhichOneof("event")
         if kind == "created_operations":
-            await self._put(_Changes(upserts=list(event.created_operations.operations)), event.ByteSize())
+            await self._upserts(event.created_operations.operations, event.ByteSize())
         elif kind == "updated_operations":
-            await self._put(_Changes(upserts=list(event.updated_operations.operations)), event.ByteSize())
+            await self._upserts(event.updated_operations.operations, event.ByteSize())
         elif kind == "deleted_operations":
             await self._put(_Changes(deletes=list(event.deleted_operations.values)), event.ByteSize())
         # keep_alive: nothing to do (PROTOCOL.md section 6)
 
     # --- storing, in order
+
+    async def _upserts(self, operations: Iterable[Operation], size: int) -> None:
+        upserts = list(operations)
+        await self._put(_Changes(upserts=upserts), size + QUEUED_OPERATION_BYTES * len(upserts))
 
     async def _put(self, item: Manifest | _Changes, size: int) -> None:
         while self._queued_bytes > QUEUE_BYTES:
