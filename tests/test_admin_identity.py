@@ -160,3 +160,19 @@ async def test_a_stranger_that_takes_a_clients_name_changes_nothing_of_a_live_se
 
 async def _ignore(event: dict[str, object]) -> None:
     await trio.lowlevel.checkpoint()
+
+
+def test_a_hubs_new_key_is_taken_without_a_daemon_and_keeps_its_grants(machine: World) -> None:
+    add_host(machine, permissions=["read-operations=plan:p"])
+    with machine.daemon() as daemon:
+        old = daemon.config.current.multihost.known_hosts[0].keyid
+        daemon.peers.update(old, instance_id="hub", role="host", message="another key")
+        daemon.peers.flush()
+    new = "ed25519." + "D" * 43
+    with pytest.raises(ConflictError, match="--new-key"):
+        add_host(machine, token=f"{new}:{'1' * 64}#hub")
+    add_host(machine, token=f"{new}:{'1' * 64}#hub", new_key=True)
+    [host] = machine.config().current.multihost.known_hosts
+    assert (host.keyid, list(host.permissions[0].scopes)) == (new, ["plan:p"])
+    with machine.daemon() as daemon:
+        assert daemon.peers.get(old) is None

@@ -296,10 +296,10 @@ async def test_a_goaway_behind_a_refusal_changes_nothing_of_it(
     hub, client = paired(world)
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
+        dials = len(world.dials)
         clients.remove(context(hub), "laptop")
         for pipe in world.connections:
             pipe.goaway = True
         await client.until_peer(hub, ERROR_AUTH)
-        dials = len(world.dials)
         await trio.sleep(0.9)
         assert len(world.dials) == dials
