@@ -43,11 +43,11 @@ def test_there_are_enough_mutants_of_both_roles_and_each_names_cases_that_exist(
 
 
 def test_a_handful_of_mutants_is_caught_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = ("nonce-replay", "pair-expired", "scope-exclusions", "answer-any")
+    chosen = ("kem-id", "pair-expired", "map-modno", "answer-any")
     only = [word for id in chosen for word in ("--only", id)]
-    assert mutants.main([*only, "--quick", "--no-control", "--json"]) == 0
+    assert mutants.main([*only, "--quick", "--patience", "15", "--no-control", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["id"] for row in rows] == [*chosen]
+    assert {row["id"] for row in rows} == {*chosen}
     assert all(row["outcome"] == "caught" and row["by"] and not row["weak"] for row in rows)
 
 

@@ -423,7 +423,9 @@ async def _(lab: HubLab) -> None:
 async def _(lab: HubLab) -> None:
     member, spy = await lab.member("part"), await lab.member("write")
     async with lab.session(member) as talk:
-        await talk.send("set_config", Set(plans=[_plan("conf-bad", "conf-b"), _plan("conf-good", "conf-a")]))
+        plans = [_plan("conf-bad", "conf-b"), _plan("conf-good", "conf-a")]
+        nameless = Repo(id="conf-x", uri="/nonexistent/conf-x", password="x")
+        await talk.send("set_config", Set(plans=plans, repos=[nameless]))
         await lab.config(talk)
         check(await lab.fence(talk, {1: 1}) == [1], "the session does not go on")
     after = await _look(lab, spy)

@@ -378,6 +378,15 @@ async def _(lab: HubLab) -> None:
         check(kind_of(Item()) and talk.channel is not None, "no channel")
 
 
+@hub("http/46", "END_STREAM in the middle of an envelope is no clean end: an error is said", "1", ours=True)
+async def _(lab: HubLab) -> None:
+    member = await lab.member()
+    async with lab.session(member) as talk:
+        whole = talk.seal(item("heartbeat").SerializeToString())
+        await talk.send_bytes(whole[:-1], end=True)
+        await talk.expect_end()
+
+
 @hub("http/42", "another connect-protocol-version than 1 ends with an error", "1", ours=True)
 async def _(lab: HubLab) -> None:
     async with lab.dial(connect_protocol_version="2") as talk:

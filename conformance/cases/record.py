@@ -112,10 +112,12 @@ for _n, (_what, _fault) in enumerate(FAULTS, start=1):
 @hub("record/20", "a record that comes again ends the session with internal", "2")
 async def _(lab: HubLab) -> None:
     member = await lab.member()
+    manifest = Item.SyncActionOperationManifest(op_ids=[1], modnos=[1])
     async with lab.session(member) as talk:
-        whole = talk.seal(HEARTBEAT)
+        whole = talk.seal(item("operation_manifest", manifest).SerializeToString())
         await talk.send_bytes(whole + whole)
         await talk.expect_end("internal")
+        check(talk.items.count("request_operation_data") <= 1, "it was acted upon again")
 
 
 @hub("record/21", "the hub's own record sent back to it ends the session with internal", "2")
@@ -195,9 +197,11 @@ for _n, (_what, _fault) in enumerate(FAULTS, start=31):
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
         await talk.fence()
-        whole = talk.seal(HEARTBEAT)
+        whole = talk.seal(item("operation_manifest").SerializeToString())
+        seen = len(talk.items)
         await talk.send_bytes(whole + whole)
         await seat.gone(talk)
+        check(talk.items[seen:].count("operation_manifest") <= 1, "it was acted upon again")
 
 
 @client("record/51", "the client comes back after a faulty record, with a new key exchange", "5")

@@ -69,7 +69,7 @@ MUTANTS = (
         "hub",
         IDENTITY,
         "return PeerIdentity(keyid, public_key,",
-        "return PeerIdentity(handshake.public_key.keyid[:52], public_key,",
+        "return PeerIdentity(handshake.public_key.keyid[:50], public_key,",
         "the key id is cut",
         ("handshake/3", "pairing/2"),
     ),
@@ -505,10 +505,10 @@ MUTANTS = (
         "order-keep-alive",
         "hub",
         INBOUND,
-        'elif kind == "deleted_operations":\n            await self._put(_Changes(deletes=',
-        "else:\n            await self._put(_Changes(deletes=[*event.keep_alive.ListFields()] or ",
-        "a keep_alive is taken for a deletion of nothing",
-        ("order/19", "history/16"),
+        "# keep_alive: nothing to do (PROTOCOL.md section 6)",
+        'else:\n            raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, "no change")',
+        "a keep_alive ends the session",
+        ("order/19",),
     ),
     Mutant(
         "end-of-input",
@@ -517,7 +517,7 @@ MUTANTS = (
         "if not self._decoder.at_boundary():",
         "if self.state is not State.OPEN:",
         "END_STREAM within a message is a clean end",
-        ("http/27",),
+        ("http/46",),
     ),
     # --- heartbeats
     Mutant(

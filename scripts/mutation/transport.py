@@ -241,15 +241,6 @@ MUTANTS = (
         "the end-of-stream message lacks its flag",
         ("kem/5", "kem/9"),
     ),
-    Mutant(
-        "frame-end-flag-client",
-        "client",
-        FRAMING,
-        "return bool(self.flags & FLAG_END)",
-        "return self.flags == 3",
-        "an end-of-stream message is not known by its flag",
-        ("http/6?", "http/77"),
-    ),
     # --- limits of what a stranger and a peer may send
     Mutant(
         "limit-unknown",
@@ -359,24 +350,6 @@ MUTANTS = (
         'b"backrest-sync-transport-v2"',
         "another info string",
         ("kem/2",),
-    ),
-    Mutant(
-        "kem-form",
-        "hub",
-        HPKE,
-        "if point[0] != 0x04:",
-        "if False:",
-        "other spellings of a point are taken",
-        ("kem/17", "kem/18"),
-    ),
-    Mutant(
-        "kem-form-client",
-        "client",
-        HPKE,
-        "if point[0] != 0x04:",
-        "if False:",
-        "other spellings of a point are taken",
-        ("kem/41", "kem/42"),
     ),
     Mutant(
         "kem-fixed-point",
