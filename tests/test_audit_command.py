@@ -123,3 +123,15 @@ def test_several_events_are_one_chain_and_all_or_none(tmp_path: Path) -> None:
         verify(path)
     log.close()
     assert json.loads(path.read_text().splitlines()[2])["y"] == "z"
+
+
+def test_a_permission_without_a_scope_is_said_to_mean_everything(here: Run, world: World) -> None:  # noqa: F811
+    add_client(world)
+    said = here("client", "permissions", "laptop", "read-write-config")
+    assert "read-write-config=*" in said.stderr
+    assert "means all" in said.stderr
+    assert (
+        "means all"
+        not in here("client", "permissions", "laptop", "read-config=*", "receive-shared-repos").stderr
+    )
+    assert "means all" in here("token", "create", "--permission", "read-operations").stderr

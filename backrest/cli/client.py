@@ -8,6 +8,7 @@ from backrest.cli import formats, output
 from backrest.cli.base import Group, json_option, shared
 from backrest.cli.host import say_removed
 from backrest.cli.shown import show_peer
+from backrest.cli.token import note_scopeless
 
 
 @click.group(cls=Group)
@@ -80,6 +81,7 @@ def remove(id: str, purge: bool, as_json: bool) -> None:
 def permissions(id: str, permissions: tuple[str, ...], as_json: bool) -> None:
     """Replace what a client may do here. "none" takes everything back. In force at once."""
     wanted = [] if permissions == ("none",) else list(permissions)
+    note_scopeless(wanted)
     result = shared().call("SetClientPermissions", ident=id, permissions=wanted)
     if as_json:
         return output.print_json(result)

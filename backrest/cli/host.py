@@ -11,7 +11,7 @@ import click
 from backrest.cli import output
 from backrest.cli.base import FAILED, Group, json_option, shared
 from backrest.cli.shown import show_peer
-from backrest.cli.token import PERMISSION_HELP
+from backrest.cli.token import PERMISSION_HELP, note_scopeless
 
 
 @click.group(cls=Group)
@@ -78,6 +78,7 @@ def add(
             told = True
             output.note(f"  {event['message']}")
 
+    note_scopeless(grants)
     result = shared().stream(
         "AddHost",
         on_event,
@@ -177,6 +178,7 @@ def say_removed(result: dict[str, Any]) -> None:
 def grant(id: str, grants: tuple[str, ...], as_json: bool) -> None:
     """Replace what a hub may see and do here. "none" takes everything back. In force at once."""
     permissions = [] if grants == ("none",) else list(grants)
+    note_scopeless(permissions)
     result = shared().call("GrantHost", ident=id, permissions=permissions)
     if as_json:
         return output.print_json(result)

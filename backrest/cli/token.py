@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -17,6 +18,13 @@ PERMISSION_HELP = (
     "one of *, repo:ID, plan:ID, !repo:ID, !plan:ID; may be repeated"
 )
 PLACEHOLDER_URL = "https://THIS-HUB"
+
+
+def note_scopeless(texts: Sequence[str]) -> None:
+    """Say what a permission without scopes means (W-26). It is written out as "*", so that no reader has to know."""
+    for text in texts:
+        if "=" not in text and text not in ("receive-shared-repos", "none"):
+            output.note(f"Note: {text} without a scope means all repositories and plans ({text}=*).")
 
 
 @click.group(cls=Group)
@@ -58,6 +66,7 @@ def create(
 
     It is shown this once. Whoever has it can pair, so send it as you would send a password.
     """
+    note_scopeless(permissions)
     result = shared().call(
         "CreateToken",
         label=label,
