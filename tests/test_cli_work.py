@@ -91,6 +91,17 @@ def test_an_import_from_standard_input(here: Run) -> None:
     assert document(here("ops", "import", "-", "--json", input=LINE)) == {"imported": 1}
 
 
+def test_an_import_without_a_daemon_opens_the_history_once(
+    here: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a long one is read again for each batch: the square of the work. Each closing leaves a mark."""
+    monkeypatch.setattr(imports, "BATCH", 2)
+    here("ops", "import", "-", input=LINE * 9)
+    assert world.paths.oplog.read_bytes().count(b'"highestId":"9"') == 1
+    assert world.paths.oplog.read_bytes().count(b'"highestId"') == 2  # the first line, and the end
+    here("ops", "list")  # the lock is free again
+
+
 def test_flows_of_a_file_stay_together_over_batches(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "BATCH", 2)
     flows = ("9", "4", "9", "4", "-5", "9", "-5")

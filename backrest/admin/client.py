@@ -25,6 +25,7 @@ from backrest.errors import BackrestError, Code, LockedError, UserError
 
 if TYPE_CHECKING:
     from backrest.admin.context import Context
+    from backrest.store.lock import DirLock
     from backrest.store.paths import Paths
 
 SERVICE = "/backrest.Admin/"
@@ -39,6 +40,8 @@ CONNECT_S = 5.0
 ANSWER_S = 300.0
 
 OnEvent = Callable[[dict[str, Any]], None]
+#: a use case by its name, with its arguments
+Call = Callable[[str, Mapping[str, Any]], Any]
 
 
 def call(
@@ -65,6 +68,44 @@ def stream(
 ) -> Any:
     """The result of a reporting use case; ``on_event`` gets each event as it comes."""
     return _reach(paths, method, args, on_event, restic_command, wait_s)
+
+
+@contextmanager
+def several(paths: Paths, *, restic_command: str | None = None) -> Iterator[Call]:
+    """What calls use cases without reports, one after the other. Without a daemon the files are opened once for
+    all of them, since opening a long history takes seconds, and stay locked meanwhile.
+    """
+    lock = _daemon_or_lock(paths)
+    if lock is None:
+        yield lambda method, args: call(paths, method, args, restic_command=restic_command)
+        return
+    from backrest.admin.context import Context
+
+    try:
+        with Context(paths, restic_command=restic_command) as context:
+            yield lambda method, args: run(context, find(method), args, None)
+    finally:
+        lock.release()
+
+
+def _daemon_or_lock(paths: Paths) -> DirLock | None:
+    """None: a daemon answers. LockedError: neither, for WAIT_S."""
+    from backrest.store.lock import DirLock
+
+    lock = DirLock(paths)
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        connection = connect(paths)
+        if connection is not None:
+            connection.close()
+            return None
+        try:
+            lock.acquire()
+            return lock
+        except LockedError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_POLL_S)
 
 
 def _reach(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,6 +52,14 @@ class Shared:
         from backrest.admin import client
 
         return client.call(self.paths(), method, args, restic_command=self.restic_cmd)
+
+    @contextmanager
+    def several(self) -> Iterator[Callable[..., Any]]:
+        """As ``call``, for many calls one after the other; without a daemon the files are opened once."""
+        from backrest.admin import client
+
+        with client.several(self.paths(), restic_command=self.restic_cmd) as one:
+            yield lambda method, **args: one(method, args)
 
     def stream(self, method: str, on_event: Callable[[dict[str, Any]], None], **args: Any) -> Any:
         """The same for a use case that reports on its way."""

@@ -296,10 +296,10 @@ def _import(stream: IO[bytes], file: str) -> int:
 
     total = last = 0
     flows = Flows()
-    with Meter("Importing") as meter:
+    with shared().several() as call, Meter("Importing") as meter:
         for number, operations in batches(_lines(stream, meter)):
             try:
-                result = shared().call("ImportOperations", operations=operations, flows=flows.of(operations))
+                result = call("ImportOperations", operations=operations, flows=flows.of(operations))
             except BaseException:
                 if last:
                     output.note(
