@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 from admin_world import HUB_TOKEN_KEY, World, operation
 from cli_world import Run, document, here, run, world
 from click.testing import CliRunner
-from processes import Machine
+from processes import BACKREST, Machine
 from store_disk import largest_file
 
 from backrest.admin import imports
@@ -122,6 +125,41 @@ def test_an_import_that_fails_half_way_says_how_far_it_came(
     assert "4 operations of - were imported, up to line 5; the next 2 failed" in said
     assert "tail -n +6" in said
     assert len(document(here("ops", "list", "--json"))["operations"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("ops", "import", "history"), ("Checking", "Importing")),
+        (("oplog", "verify"), ("Checking",)),
+        (("oplog", "compact"), ("Compacting",)),
+        (("oplog", "repair"), ("Repairing",)),
+    ],
+    ids=" ".join,
+)
+def test_what_takes_long_has_a_bar_on_a_terminal_alone(
+    tmp_path: Path, command: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    machine = Machine(tmp_path, "here")
+    machine.ok("init")
+    (tmp_path / "history").write_text(LINE * 10)
+    assert machine.run(*command[:2], *(str(tmp_path / name) for name in command[2:])).stderr == ""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*BACKREST, *command],
+        env={**machine.env, "TERM": "xterm"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's other end is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait() == 0
+    assert all(word in shown.decode() for word in words)
 
 
 def test_an_import_holds_a_batch_and_not_the_file(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Flows:
 
     def of(self, operations: Iterable[Mapping[str, Any]]) -> dict[str, int]:
         """For the flows of a batch that were in an earlier one."""
-        theirs = {flow_of(codec.from_dict(Operation, entry)) for entry in operations}
+        theirs = set(map(_flow_in, operations))
         return {str(their): ours for their in theirs if (ours := self._known.get(their)) is not None}
 
     def learn(self, flows: Mapping[str, int]) -> None:
@@ -91,6 +91,14 @@ class Flows:
 def flow_of(operation: Operation) -> int:
     """The flow that an operation of a file belongs to; 0 for one without any number."""
     return operation.flow_id or operation.id
+
+
+def _flow_in(entry: Mapping[str, Any]) -> int:
+    """As ``flow_of``, of a checked line in its JSON form; the usual spellings without converting all of it."""
+    flow, number = entry.get("flowId", "0"), entry.get("id", "0")
+    if flow.__class__ is number.__class__ is str and "flow_id" not in entry:
+        return int(flow) or int(number)
+    return flow_of(codec.from_dict(Operation, entry))
 
 
 def import_operations(
