@@ -33,6 +33,7 @@ from backrest.protocol.session import Limits
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.files import Paths
+from backrest.store.opcore import modno_of_a_new_log
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
@@ -66,7 +67,8 @@ def run(settings: Settings) -> None:
             config.clean_backups()
         except StorageError as error:
             log.warning("pairing secrets were left in backups of the configuration: %s", error)
-        oplog = OpLog.open(paths.oplog)
+        hubs = len(config.current.multihost.known_hosts)
+        oplog = OpLog.open(paths.oplog, first_modno=modno_of_a_new_log(hubs, time.time_ns() // 1_000_000))
         try:
             peers = PeerStore.open(paths.peers)
             gc.freeze()  # what was imported and loaded stays: no need to look at it again

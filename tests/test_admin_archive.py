@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from admin_world import World, add_client, operation
+from admin_world import World, add_client, add_host, operation
 
 from backrest import wire
 from backrest.admin import clients
@@ -183,3 +183,18 @@ def test_a_negative_number_of_a_peer_is_refused_for_that_operation_alone(tmp_pat
         assert "negative" in reason
     assert log.count("ed25519." + "B" * 43) == 1
     log.close()
+
+
+def test_a_log_made_anew_repeats_no_number_that_a_hub_may_hold(world: World) -> None:
+    """The log was lost, or set aside: the hub holds (1, 1), and must ask for what is (1, ...) now."""
+    with Context(world.paths) as context:
+        assert context.oplog.add([operation()])[0].modno == 1
+    add_host(world)
+    world.paths.oplog.unlink()
+    with Context(world.paths) as context:
+        [op] = context.oplog.add([operation()])
+        assert op.id == 1
+        assert op.modno > 1_600_000_000_000
+        highest = op.modno
+    with Context(world.paths) as context:
+        assert context.oplog.add([operation()])[0].modno == highest + 1

@@ -80,14 +80,21 @@ class OpCore:
         self._stop_compacting = False
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], progress: opload.Progress | None = None) -> Self:
-        """Open, or create. What a power cut left of a last, unacknowledged write is cut off.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        progress: opload.Progress | None = None,
+        *,
+        first_modno: int = 0,
+    ) -> Self:
+        """Open, or create, with modnos above ``first_modno``. What a power cut left of a last, unacknowledged write is
+        cut off.
 
         Raises CorruptError (file, line, reason; nothing is changed) or StorageError.
         """
         sweep_temps(path)
         if not os.path.lexists(path):
-            atomic_write(path, mark(0, 0))
+            atomic_write(path, mark(0, first_modno))
         file = AppendFile(path)
         try:
             return cls(file, opload.load(file, progress))
@@ -323,3 +330,11 @@ class OpCore:
         except OSError as error:
             raise storage_error("append to", self.path, error) from error
         self._directory_unsynced = False
+
+
+def modno_of_a_new_log(hubs: int, now_ms: int) -> int:
+    """Where a log that is made now begins to count. A hub may hold operations of a log that was lost: were the numbers
+    to start over, a new operation could have the id and modno of an old one, and never be asked for. The wall clock is
+    far above what any log has counted to. Without a hub nobody can be misled, and small numbers are easier to read.
+    """
+    return now_ms if hubs else 0
