@@ -36,6 +36,7 @@ class Machine:
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
+        self.program = BACKREST
         home = directory / name
         home.mkdir(parents=True)
         self.paths = Paths(home / "config.json", home / "data")
@@ -102,14 +103,14 @@ class Daemon:
         self.url = ""
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*BACKREST, "serve", "--bind-address", bind],
+            [*machine.program, "serve", "--bind-address", bind],
             env=machine.env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         self.pid = self.process.pid
-        self._log: list[str] = []
+        self.log: list[str] = []
         self._lines: queue.Queue[tuple[float, str] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -118,7 +119,7 @@ class Daemon:
         assert self.process.stderr is not None
         with self.process.stderr as log:
             for line in log:
-                self._log.append(line)
+                self.log.append(line)
                 self._lines.put((time.monotonic(), line))
         self._lines.put(None)
 
@@ -128,7 +129,7 @@ class Daemon:
             found = re.search(pattern, entry[1])
             if found:
                 return found, entry[0]
-        raise RuntimeError(f"{self.machine.name} ended without logging {pattern!r}:\n{''.join(self._log)}")
+        raise RuntimeError(f"{self.machine.name} ended without logging {pattern!r}:\n{''.join(self.log)}")
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -163,7 +164,7 @@ class Daemon:
                 lines += piece.count(b"\n")
                 if not piece:
                     if self.process.poll() is not None:
-                        raise RuntimeError(f"the hub ended:\n{''.join(self._log)}")
+                        raise RuntimeError(f"the hub ended:\n{''.join(self.log)}")
                     time.sleep(LOOK_S)
         while self.holds(client) < count:
             time.sleep(LOOK_S)

@@ -1,0 +1,1 @@
+"""What ``scripts/load`` does to a hub. Nothing here is part of the program."""

@@ -1,0 +1,91 @@
+"""What is looked at when a round is over: a process from outside, and whether two histories are the same."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.machines import Daemon, Machine, memory_mib
+
+from backrest.admin.client import call
+from backrest.store.oplog import OpLog, Query
+from backrest.wire import codec
+
+# What a daemon says in its log only when it made a mistake itself. Errors of others are expected, in numbers.
+MISTAKE = re.compile(r"Traceback|mistake in this program|connection failed|never awaited|\bcritical\b", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A daemon at one moment: what the system says of its process, and what it says of itself."""
+
+    files: int
+    tasks: int
+    threads: int
+    rss_mib: float
+    held: int  # operations, of everybody
+
+    def __str__(self) -> str:
+        return (
+            f"{self.files} file descriptors, {self.tasks} tasks, {self.threads} threads, {self.rss_mib:.1f} MiB, "
+            f"{self.held} operations"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"rss_mib": round(self.rss_mib, 2)}
+
+
+def figures(machine: Machine, daemon: Daemon) -> Figures:
+    """Blocking. Being asked takes a file descriptor and some tasks of its own, each time the same."""
+    status = call(machine.paths, "Status", {})
+    return Figures(
+        files=len(os.listdir(f"/proc/{daemon.pid}/fd")),
+        tasks=int(status["daemon"]["tasks"]),
+        threads=len(os.listdir(f"/proc/{daemon.pid}/task")),
+        rss_mib=memory_mib(daemon.pid, "VmRSS"),
+        held=status["instance"]["operations"] + sum(peer["operations"] for peer in status["peers"]),
+    )
+
+
+def counts(machine: Machine) -> dict[str, int]:
+    """Instance id -> how many operations are held of this client."""
+    return {peer["peerInstanceId"]: peer["operations"] for peer in call(machine.paths, "Status", {})["peers"]}
+
+
+def history(machine: Machine, keyid: str) -> dict[int, tuple[int, str]]:
+    """Of a machine whose daemon has ended: its owner's id -> (modno, content) of what it holds of a client, or ("") of
+    its own. The content is what is the same at both ends."""
+    log = OpLog.open(machine.paths.oplog)
+    try:
+        found = {}
+        for operation in log.read(log.select(Query())):
+            if operation.original_instance_keyid == keyid:
+                number = operation.original_id if keyid else operation.id
+                found[number] = (operation.modno, content(operation))
+        return found
+    finally:
+        log.close()
+
+
+def content(operation: Any) -> str:
+    bare = type(operation)()
+    bare.CopyFrom(operation)
+    for name in ("id", "modno", "flow_id", "original_id", "original_flow_id", "original_instance_keyid"):
+        bare.ClearField(name)
+    return str(codec.to_dict(bare))
+
+
+def difference(theirs: dict[int, tuple[int, str]], ours: dict[int, tuple[int, str]]) -> str:
+    """What the hub has of somebody and what that one lists, in a few words; "" when they are the same."""
+    said = []
+    for what, numbers in (
+        ("lacks", ours.keys() - theirs.keys()),
+        ("has too many", theirs.keys() - ours.keys()),
+        ("has in another state", {n for n in ours.keys() & theirs.keys() if ours[n] != theirs[n]}),
+    ):
+        if numbers:
+            some = ", ".join(map(str, sorted(numbers)[:5]))
+            said.append(f"{what} {len(numbers)} of {len(ours)} (ids {some}{', ...' * (len(numbers) > 5)})")
+    return " and ".join(said)

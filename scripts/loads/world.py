@@ -1,0 +1,295 @@
+"""One run: a hub, a real client behind a bad network, the light clients, and the rounds they play.
+
+Every round is the same load. After each, everybody but the real client leaves, and it is looked at: the hub must have
+all that was listed, and both daemons must be back where they began. Memory is compared between the last two rounds:
+what a daemon takes once (modules, caches, the heap's shape) is taken in the first.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from benchmarks import operations
+from benchmarks.light import Target
+from benchmarks.machines import Daemon, Machine
+
+from backrest import wire
+from backrest.admin.client import call
+from backrest.permissions import parse_grant
+from backrest.wire import codec
+from loads import look
+from loads.bad import BAD, misbehave
+from loads.good import GOOD, Client
+from loads.network import Network
+from loads.scene import Scene, WrongError
+
+# Of each role in turn: good ones are half of all, and of those let in at once only a part changes anything.
+ROLES = ("idle", "steady", "storm", "half-open", "slow", "garbage", "steady", "storm")
+BATCH = 5  # operations of the real client in one go
+IMPORT_S = 0.5  # between two of them, at most
+CONFIG_EVERY_S = 1.0  # a change of the hub's configuration: something to show to all
+STORM_EVERY_S = 2.0
+PLANS = 40  # of the hub's configuration, which it shows to the slow ones: 20 KiB
+LOOK_S = 0.1
+SAME = 8  # looks in a row before we believe that a daemon has come to rest
+
+# What a round may leave: what the hub holds then (index, flows, what it says of a peer), and what the heap's shape
+# adds by chance. Measured: see scripts/README.md.
+MEMORY_MIB = 6.0
+EACH_OPERATION = 500  # bytes
+
+
+@dataclass(slots=True)
+class Options:
+    clients: int
+    seconds: float
+    seed: int
+    rounds: int = 2
+    cuts: int = 2  # in each round
+    patience: float = 120.0  # s: a client whose connection was cut a few times waits a minute
+    hub_code: str = ""  # Python that the hub runs first: to show that a fault is found
+    as_json: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """``wrong`` is empty when all is as it should be."""
+
+    wrong: list[str] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+class World:
+    def __init__(self, options: Options, directory: Path, say: Callable[[str], None]) -> None:
+        self.options = options
+        self.result = Result()
+        self._say = say
+        self._chance = random.Random(f"{options.seed}/work")
+        self.hub, self.laptop = Machine(directory, "hub"), Machine(directory, "laptop")
+        if options.hub_code:
+            start = f"{options.hub_code}\nfrom backrest.cli.main import main\nmain()"
+            self.hub.program = [self.hub.program[0], "-c", start]
+        self.roles = [ROLES[number % len(ROLES)] for number in range(options.clients)]
+        self.clients = [Client(f"{role}-{number}") for number, role in enumerate(self.roles)]
+        known = [(one.name, one.identity.keyid) for one in self.clients]
+        self.hub.let_in([(self.laptop.name, self.laptop.identity.keyid), *known])
+        self.hub.configure(self._something_to_show)
+        self.imported = 0
+        self._started = time.monotonic()
+
+    def _something_to_show(self, config: wire.config.Config) -> bool:
+        repo = config.repos.add(id="nas", guid=operations.GUID, uri="/srv/nas", password="x" * 20)
+        repo.prune_policy.schedule.disabled = repo.check_policy.schedule.disabled = True
+        for number in range(PLANS):
+            plan = config.plans.add(id=f"plan-{number}", repo="nas", paths=[f"/srv/{'x' * 400}/{number}"])
+            plan.schedule.disabled = True
+        for entry in config.multihost.authorized_clients:
+            if entry.instance_id.startswith("slow-"):
+                entry.permissions.append(parse_grant("read-config=*"))
+        return True
+
+    async def run(self) -> Result:
+        network = Network(f"{self.options.seed}/network")
+        with self.hub.serving() as hub:
+            network.target = httpx.URL(hub.url).port or 80
+            async with trio.open_nursery() as nursery:
+                await nursery.start(network.run)
+                self.laptop.know(self.hub, f"http://127.0.0.1:{network.port}")
+                with self.laptop.serving() as laptop:
+                    await self._rounds(hub, laptop, network)
+                nursery.cancel_scope.cancel()
+        for daemon in (hub, laptop):
+            self._look_at_the_end_of(daemon)
+        self._compare()
+        return self.result
+
+    async def _rounds(self, hub: Daemon, laptop: Daemon, network: Network) -> None:
+        target = Target(hub.url, self.hub.identity.keyid, self.hub.name)
+        await self._work_once()
+        await self._until(self._missing, "before the load")
+        pair = {"hub": (self.hub, hub), "client": (self.laptop, laptop)}
+        first = {name: await self._rest(*of) for name, of in pair.items()}
+        self._say(f"before:  hub: {first['hub']}")
+        last = first
+        for number in range(1, self.options.rounds + 1):
+            scene = Scene(target)
+            network.counts.clear()
+            began, made = time.monotonic(), self._made()
+            await self._play(scene, network)
+            wrong = [*scene.wrong]
+            now: dict[str, look.Figures] = {}
+            for name, of in pair.items():
+                now[name], left = await self._back(name, *of, first[name])
+                wrong += left
+                if number == self.options.rounds:
+                    wrong += _growth(name, now[name], last[name])
+            self._report(number, scene, network, now, time.monotonic() - began, self._made() - made, wrong)
+            last = now
+
+    async def _play(self, scene: Scene, network: Network) -> None:
+        """One round: the good ones come, then all the rest begins, and all but the good ones ends before these go."""
+        chances = [random.Random(f"{self.options.seed}/{client.name}") for client in self.clients]
+        network.cuts, network.calm = self.options.cuts, False
+        async with trio.open_nursery() as good:
+            async with trio.open_nursery() as first:
+                for role, client, chance in zip(self.roles, self.clients, chances, strict=True):
+                    if role in GOOD:
+                        first.start_soon(good.start, GOOD[role], client, scene, chance)
+            async with trio.open_nursery() as bad:
+                for number, (role, client, chance) in enumerate(
+                    zip(self.roles, self.clients, chances, strict=True)
+                ):
+                    if role in BAD:
+                        bad.start_soon(misbehave, role, number, client, scene, chance)
+                bad.start_soon(self._storm, scene)
+                bad.start_soon(self._change_config)
+                with trio.move_on_after(self.options.seconds):
+                    while True:
+                        await self._work_once()
+                        await trio.sleep(self._chance.random() * IMPORT_S)
+                scene.over.set()
+                bad.cancel_scope.cancel()
+            scene.blow()
+            network.calm = True
+            late = await self._until(self._missing, "")
+            if late:
+                scene.says(f"not everything has arrived after {self.options.patience:g} s: {late}")
+            scene.arrived.set()
+
+    async def _work_once(self) -> None:
+        """The real client has something new."""
+        some = [operations.make(self.imported + n + 1, self.laptop.name) for n in range(BATCH)]
+        body = {"operations": [codec.to_dict(operation) for operation in some]}
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(call, self.laptop.paths, "ImportOperations", body)
+            self.imported += BATCH
+
+    async def _storm(self, scene: Scene) -> None:
+        while True:
+            await trio.sleep(min(STORM_EVERY_S, self.options.seconds / 4))
+            scene.blow()
+
+    async def _change_config(self) -> None:
+        number = 0
+        while True:
+            number += 1
+            plan = {"plan_id": f"plan-{number % PLANS}", "changes": {"paths": [f"/srv/{'y' * 400}/{number}"]}}
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(call, self.hub.paths, "SetPlan", plan)
+            await trio.sleep(CONFIG_EVERY_S)
+
+    # --- looking
+
+    def _made(self) -> int:
+        return self.imported + sum(client.count for client in self.clients)
+
+    def _missing(self) -> str:
+        """Whose number of operations at the hub is not what it should be; blocking."""
+        wanted = {client.name: len(client.made) for client in self.clients} | {
+            self.laptop.name: self.imported
+        }
+        found = look.counts(self.hub)
+        wrong = [f"{name} {found[name]} of {count}" for name, count in wanted.items() if found[name] != count]
+        return ", ".join(wrong[:5]) + f" and {len(wrong) - 5} more" * (len(wrong) > 5)
+
+    async def _until(self, wrong: Callable[[], str], when: str) -> str:
+        """Ask until nothing is wrong any more; what still is when we lose patience."""
+        limit = time.monotonic() + self.options.patience
+        while what := await trio.to_thread.run_sync(wrong):
+            if time.monotonic() > limit:
+                if when:
+                    raise WrongError(f"{when}: {what}")
+                return what
+            await trio.sleep(LOOK_S)
+        return ""
+
+    async def _rest(self, machine: Machine, daemon: Daemon) -> look.Figures:
+        """The figures when they stand still."""
+        seen: list[look.Figures] = []
+        while len(seen) < SAME or len({(f.files, f.tasks, f.held) for f in seen[-SAME:]}) > 1:
+            await trio.sleep(LOOK_S)
+            seen.append(await trio.to_thread.run_sync(look.figures, machine, daemon))
+        return seen[-1]
+
+    async def _back(
+        self, name: str, machine: Machine, daemon: Daemon, first: look.Figures
+    ) -> tuple[look.Figures, list[str]]:
+        """The figures when they are no more than they were at ``first``, and what is left over if that never comes."""
+        limit = time.monotonic() + self.options.patience
+        while True:
+            now = await self._rest(machine, daemon)
+            left = [
+                f"the {name} has {more} {what} more than before the load"
+                for what, more in (
+                    ("file descriptors", now.files - first.files),
+                    ("tasks", now.tasks - first.tasks),
+                )
+                if more > 0
+            ]
+            if not left or time.monotonic() > limit:
+                return now, left
+            await trio.sleep(LOOK_S)
+
+    def _report(
+        self,
+        number: int,
+        scene: Scene,
+        network: Network,
+        now: dict[str, look.Figures],
+        seconds: float,
+        made: int,
+        wrong: list[str],
+    ) -> None:
+        self.result.wrong += [f"round {number}: {sentence}" for sentence in wrong]
+        self.result.rounds.append(
+            {
+                "seconds": round(seconds, 1),
+                "changes": made,
+                "did": dict(sorted(scene.counts.items())),
+                "network": dict(sorted(network.counts.items())),
+                **{name: figures.as_json() for name, figures in now.items()},
+            }
+        )
+        done = ", ".join(f"{count} {what}" for what, count in sorted(scene.counts.items()))
+        net = ", ".join(f"{count} {what}" for what, count in sorted(network.counts.items()))
+        self._say(f"round {number}: {made} changes; {done}; the network: {net}; {seconds:.1f} s")
+        for name, figures in now.items():
+            self._say(f"after:   {name}: {figures}")
+
+    def _look_at_the_end_of(self, daemon: Daemon) -> None:
+        name = daemon.machine.name
+        if daemon.process.returncode:
+            self.result.wrong.append(f"{name} ended with {daemon.process.returncode} after SIGTERM")
+        mistakes = [line.strip() for line in daemon.log if look.MISTAKE.search(line)]
+        if mistakes:
+            self.result.wrong.append(
+                f"{name}'s log has {len(mistakes)} mistakes of its own, first: {mistakes[0]}"
+            )
+
+    def _compare(self) -> None:
+        """All histories, read from the disk when both daemons have ended."""
+        ours = look.history(self.laptop, "")
+        if len(ours) != self.imported:
+            self.result.wrong.append(f"the client holds {len(ours)} operations and was given {self.imported}")
+        listed = {self.laptop.name: (self.laptop.identity.keyid, ours)}
+        for client in self.clients:
+            made = {number: (op.modno, look.content(op)) for number, op in client.made.items()}
+            listed[client.name] = (client.identity.keyid, made)
+        for name, (keyid, history) in listed.items():
+            if said := look.difference(look.history(self.hub, keyid), history):
+                self.result.wrong.append(f"of what {name} lists the hub {said}")
+
+
+def _growth(name: str, now: look.Figures, before: look.Figures) -> list[str]:
+    grown = now.rss_mib - before.rss_mib
+    allowed = MEMORY_MIB + max(0, now.held - before.held) * EACH_OPERATION / 2**20
+    if grown <= allowed:
+        return []
+    return [f"the {name}'s memory grew by {grown:.1f} MiB beyond the round before; {allowed:.1f} are allowed"]
