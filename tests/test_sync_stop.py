@@ -57,5 +57,23 @@ async def test_a_hub_that_is_no_help_does_not_hold_up_a_stop(
         assert trio.current_time() - stopped <= takes_s < 5
 
 
+async def test_a_session_that_rests_after_a_mistake_of_ours_does_not_hold_up_a_stop(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, client = paired(world)
+
+    def broken(url: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world, "dial", broken)
+    async with client.running():
+        await wait_all_tasks_blocked()
+        running = client.clients._running[hub.keyid]
+        stopped = trio.current_time()
+        client.clients.stop()
+        await running.done.wait()
+        assert trio.current_time() - stopped <= LEAVE_S
+
+
 async def _never(*_: object) -> None:
     await trio.sleep_forever()

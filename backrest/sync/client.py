@@ -137,11 +137,13 @@ class KnownHost:
 
     async def run(self) -> None:
         """Dial, again and again, until cancelled or stopped. May be called again when it raised."""
-        if not self._stopped:
-            with trio.CancelScope() as self._waiting:
-                await self._keep_dialling()
-        if self._stopped:
-            self._update(wire.sync.CONNECTION_STATE_DISCONNECTED, "")
+        try:
+            if not self._stopped:
+                with trio.CancelScope() as self._waiting:
+                    await self._keep_dialling()
+        finally:
+            if self._stopped:  # also when the goodbye took too long, and was cut short
+                self._update(wire.sync.CONNECTION_STATE_DISCONNECTED, "")
 
     def stop(self) -> None:
         """Let ``run`` return. A session says goodbye first, so that the hub sees an end and not an accident; a dial

@@ -16,8 +16,6 @@ def generate_pairing_token(
     """The limits are those of `token create`: the reference's has none (W-47). An empty label is allowed, as there."""
     if len(request.label) > tokens.LONGEST_LABEL or not request.label.isprintable():
         raise UserError(f"a label has up to {tokens.LONGEST_LABEL} printable characters")
-    if request.ttl_seconds < 0:
-        raise UserError("the time to live must not be negative; 0 is for ever")
     made = tokens.make(
         context,
         request.label,
