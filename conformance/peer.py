@@ -344,10 +344,15 @@ class AsHub(Talk):
         for, but for the first: receive_config and receive_resources come with every change of a configuration.
         """
         seen = len(self.items)
+        # Not before the one that is still due: a client may answer both with one.
+        await self._manifests(self.asked, "the manifest that comes by itself")
         self.asked += 1
         await self.send("operation_manifest")
-        async with patience(self.seconds, "the answer to an empty operation_manifest"):
-            while self.items.count("operation_manifest") <= self.asked:
-                if isinstance(received := await self.next("an answer"), End):
-                    raise Failed(f"the session ended: {received}")
+        await self._manifests(self.asked, "the answer to an empty operation_manifest")
         return self.items[seen:-1]
+
+    async def _manifests(self, asked: int, what: str) -> None:
+        async with patience(self.seconds, what):
+            while self.items.count("operation_manifest") <= asked:
+                if isinstance(received := await self.next(what), End):
+                    raise Failed(f"the session ended: {received}")
