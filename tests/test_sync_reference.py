@@ -185,6 +185,31 @@ async def test_a_hub_that_asks_for_all_at_once_and_for_what_is_not_its_own(
     assert sent == [*range(1, 1501), 1, 2, 3]
 
 
+async def test_large_operations_come_in_messages_of_a_bounded_size(
+    autojump_clock: MockClock, world: World
+) -> None:
+    client = world.instance("laptop")
+    client.oplog.add([client.operation(display_message="x" * (3 << 20)) for _ in range(5)])
+    got: list[tuple[int, list[int]]] = []
+    done = trio.Event()
+
+    async def ask(go: GoHub) -> None:
+        await go.let_in()
+        manifest = await go.until("operation_manifest")
+        await go.say(request_operation_data=Item.SyncActionRequestOperationData(op_ids=manifest.op_ids))
+        while sum(len(ids) for _, ids in got) < 5:
+            event = (await go.until("receive_operations")).event
+            got.append((event.ByteSize(), [op.id for op in event.updated_operations.operations]))
+        done.set()
+        await trio.sleep_forever()
+
+    GoMachine(world, ask).known_to(client)
+    async with client.running():
+        await done.wait()
+    assert [ids for _, ids in got] == [[1, 2], [3, 4], [5]]
+    assert max(size for size, _ in got) <= 8 << 20
+
+
 async def test_a_hub_that_asks_without_end_and_reads_nothing_costs_little(
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
