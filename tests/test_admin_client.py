@@ -223,6 +223,15 @@ def test_a_daemon_of_another_version_is_said(world: World) -> None:
         world.call("Status")
 
 
+def test_an_answer_may_take_longer_than_connecting(world: World) -> None:
+    with answering(world, b""):
+        connection = client.connect(world.paths)
+        assert connection is not None
+        with connection:
+            assert connection.sock.gettimeout() == client.ANSWER_S > client.CONNECT_S
+            connection.sock.sendall(b"GET")
+
+
 # --- the socket by hand
 
 

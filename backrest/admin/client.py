@@ -212,7 +212,8 @@ class Connection(http.client.HTTPConnection):
     """HTTP/1.1 over an open Unix socket. A context manager."""
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__("localhost", timeout=ANSWER_S)
+        super().__init__("localhost")
+        sock.settimeout(ANSWER_S)  # a daemon with much to do answers later than it accepts
         self.sock = sock
 
     def connect(self) -> None:
