@@ -49,9 +49,9 @@ def files(*instances: Instance) -> dict[str, str]:
 
 async def quiet_day(world: World, log: Log, *instances: Instance) -> None:
     """After an hour in which all is said, a day in which nothing is."""
-    await trio.sleep(HOUR)
+    await trio.sleep(HOUR)  # simulated
     before = (len(world.dials), log.lines, files(*instances))
-    await trio.sleep(DAY)
+    await trio.sleep(DAY)  # simulated
     assert (len(world.dials), log.lines, files(*instances)) == before
 
 

@@ -183,7 +183,7 @@ class Month:
             plan_id=plan, unix_time_start_ms=started, status=wire.operations.STATUS_INPROGRESS
         )
         [kept] = instance.oplog.add([operation])
-        await trio.sleep(self.draw.uniform(0, 20))
+        await trio.sleep(self.draw.uniform(0, 20))  # simulated
         kept.status = self.draw.choice([wire.operations.STATUS_SUCCESS, wire.operations.STATUS_ERROR])
         kept.unix_time_end_ms = started + 20_000
         # The machine may have been restarted meanwhile: what is on its disk counts.

@@ -309,7 +309,7 @@ async def _talk(end: Wire, mischief: Mischief) -> None:
         else:
             await wait_all_tasks_blocked()
         if draw.random() < 0.03:
-            await trio.sleep(draw.choice((0.1, 3, 20)))
+            await trio.sleep(draw.choice((0.1, 3, 20)))  # simulated
 
 
 async def _leave(end: Wire, draw: random.Random) -> None:
