@@ -12,13 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def crash(*args: str, broken: str = "") -> subprocess.CompletedProcess[str]:
+def crash(*args: str, broken: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     """As scripts/crash runs it; ``broken`` is Python that is run first, in the same process."""
     start = f"{broken}\nimport runpy\nrunpy.run_module('crashes', run_name='__main__', alter_sys=True)"
     return subprocess.run(
         [sys.executable, "-c", start, *args],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "scripts"},
+        env={**os.environ, "PYTHONPATH": "scripts", **env},
         capture_output=True,
         text=True,
         check=False,
@@ -73,8 +73,8 @@ config.atomic_write = peers.atomic_write = rewrite
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("broken", FORGETFUL.values(), ids=FORGETFUL)
-def test_forgetful_store_is_found_out_and_its_seed_is_named(broken: str) -> None:
-    done = crash("--rounds", "100", "--daemons", "0", "--seed", "1", broken=broken)
+def test_forgetful_store_is_found_out_and_its_seed_is_named(broken: str, tmp_path: Path) -> None:
+    done = crash("--rounds", "100", "--daemons", "0", "--seed", "1", broken=broken, TMPDIR=str(tmp_path))
     assert done.returncode == 1, done.stdout
     assert "again: scripts/crash --seed 1 --only stores/" in done.stderr
     assert "Traceback" not in done.stderr
