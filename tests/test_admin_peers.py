@@ -218,7 +218,7 @@ def test_a_removed_clients_history_stays_until_it_is_purged(world: World) -> Non
         assert (archived["instanceId"], archived["keyId"], archived["operations"]) == ("laptop", keyid, 1)
         assert world.call("ListAllClients")["archived"] == [archived]
         assert len(world.stream("ListOperations", peer="laptop")[1]) == 1
-        with pytest.raises(ConflictError, match="removed already, and 1 operations.*--purge"):
+        with pytest.raises(ConflictError, match=r"removed already, and 1 operations.*--purge"):
             world.call("RemoveClient", ident="laptop")
         result = world.call("RemoveClient", ident="laptop", purge=True)
         assert (result["purged"], result["operations"]) == (1, 0)

@@ -247,7 +247,8 @@ async def test_a_client_that_was_removed_is_ended_and_refused(
         await wait_all_tasks_blocked()
         assert len(hub.history(client)) == 1, "nothing more is stored, what was stored is kept"
         archived = hub.peer(client)
-        assert (archived.instance_id, archived.message) == ("laptop", "") and archived.archived_ms
+        assert (archived.instance_id, archived.message) == ("laptop", "")
+        assert archived.archived_ms
 
 
 async def test_changed_permissions_are_in_force_at_the_next_session(
