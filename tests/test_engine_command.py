@@ -215,6 +215,14 @@ def test_the_password_of_an_address_is_masked_wherever_it_turns_up() -> None:
     assert redactor.text("tried hunter%32two and hunter2two") == "tried *** and ***"
 
 
+def test_the_secrets_among_the_parameters_of_an_address_are_masked_too() -> None:
+    redactor = Redactor.for_environment(
+        {"RESTIC_REPOSITORY": "rest:https://tokenuser@nas/a?token=abcdef&b=cdefgh"}
+    )
+    said = redactor.text("nothing at rest:https://tokenuser@nas/a?token=abcdef&b=cdefgh")
+    assert said == "nothing at rest:https://***@nas/a?token=***&b=cdefgh"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

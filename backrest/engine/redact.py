@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
+from backrest.store import mask
+from backrest.store.mask import mask_uri
+
 MASK = "***"
 SHORTEST = 6
 
@@ -32,10 +35,19 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(name)) and not _PLAIN_NAME.search(name)
 
 
-def userinfo_password(uri: str) -> str:
-    """The password in an address, still encoded as it stands there; empty if there is none."""
-    found = re.search(r"://[^/\s:@]*:([^/\s]*)@", uri)
-    return found[1] if found else ""
+def address_secrets(uri: str) -> set[str]:
+    """What ``mask_uri`` hides of an address, as it stands there and decoded: the password in front of the host, and
+    the query's parameters that name a secret."""
+    first, *rest = mask_uri(uri).split(mask.MASK)
+    found, at = set(), len(first)
+    for shown in rest:
+        end = uri.find(shown, at) if shown else len(uri)
+        found.add(uri[at:end])
+        at = end + len(shown)
+    userinfo = re.search(r"://[^/\s:@]*:([^/\s]*)@", uri)
+    if userinfo:
+        found.add(userinfo[1])
+    return found | {unquote(secret) for secret in found}
 
 
 class Redactor:
@@ -52,8 +64,7 @@ class Redactor:
         """A redactor for everything that a restic started with ``environment`` knows."""
         secrets = {value for name, value in environment.items() if is_secret_name(name)}
         secrets.update(extra)
-        in_uri = userinfo_password(environment.get("RESTIC_REPOSITORY", ""))
-        secrets.update((in_uri, unquote(in_uri)))
+        secrets.update(address_secrets(environment.get("RESTIC_REPOSITORY", "")))
         return cls(secrets)
 
     def __repr__(self) -> str:
