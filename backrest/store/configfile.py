@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from typing import Any
 
+import orjson
+
 from backrest import wire
 from backrest.errors import UserError
 from backrest.store.unknown import Unknown, collect, restore
@@ -43,7 +45,16 @@ def serialise(config: Config, unknown: Unknown) -> bytes:
     """The file's content: protobuf's JSON in the reference's names, indented by two spaces, UTF-8."""
     out = codec.to_dict(config)
     restore(Config.DESCRIPTOR, out, unknown)
-    return json.dumps(out, indent=2, ensure_ascii=False).encode() + b"\n"
+    return _indented(out)
+
+
+def _indented(value: Any) -> bytes:
+    # Python's own writes indented JSON without its C code: with a thousand clients in it that took 20 ms, each time
+    # that one paired.
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a number beyond 64 bits, or half of a surrogate pair, in what an old file holds
+        return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _json(data: bytes) -> Any:
@@ -140,4 +151,4 @@ def for_backup(data: bytes, *, identity: bool = True) -> bytes:
         dropped.append(sync.pop("identity", None))
     if not any(dropped):
         return data
-    return json.dumps(raw, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    return _indented(raw)
