@@ -139,7 +139,7 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
             report.refuse(
                 "repo",
                 repo.id,
-                f"a local repo ({here.id!r}) has the same guid",
+                f"a local repo ({here.id!r}) has the same guid; it is used instead, unless it is removed",
                 "" if seen else "a local repo has the same guid",
             )
         else:
@@ -165,7 +165,9 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
     elif may_write:
         _write_repo(config, here, repo, sender if here is not None or claims_origin else "", grants, report)
     elif sender:
-        report.refuse("repo", repo.id, f"RECEIVE_SHARED_REPOS is not granted to {sender!r}")
+        report.refuse(
+            "repo", repo.id, f"RECEIVE_SHARED_REPOS is not granted to {sender!r} ('backrest host grant')"
+        )
     else:
         report.refuse("repo", repo.id, "READ_WRITE_CONFIG is not granted for it")
 
@@ -183,7 +185,7 @@ def _write_repo(
         report.refuse(
             "repo",
             repo.id,
-            f"the repo {other.id!r} here has the same {what}",
+            f"the repo {other.id!r} here has the same {what}; one of the two has to be removed or changed",
             "" if seen else f"a repo here has the same {what}",
         )
         return
