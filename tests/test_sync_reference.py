@@ -240,6 +240,39 @@ async def test_a_hub_that_asks_without_end_and_reads_nothing_costs_little(
         assert running.session.outbox_size < 10_000
 
 
+async def test_a_manifest_that_is_asked_for_while_nothing_goes_out_is_sent_in_the_end(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "ROOM_BYTES", 1000)
+    client = world.instance("laptop")
+    answered = trio.Event()
+
+    async def read_late(go: GoHub) -> None:
+        await go.let_in()
+        await go.until("operation_manifest")
+        send, stuck = go.pipe.other.send, trio.Event()
+
+        async def wait(data: bytes) -> None:
+            await stuck.wait()
+            await send(data)
+
+        go.pipe.other.send = wait  # type: ignore[method-assign]
+        for _ in range(100):  # until there is no room for one answer more
+            await go.say(request_resources=Item.SyncActionRequestResources())
+            await wait_all_tasks_blocked()
+        await go.say(operation_manifest=Item.SyncActionOperationManifest())
+        await wait_all_tasks_blocked()
+        stuck.set()
+        await go.until("operation_manifest")
+        answered.set()
+        await trio.sleep_forever()
+
+    machine = GoMachine(world, read_late)
+    machine.known_to(client)
+    async with client.running():
+        await answered.wait()
+
+
 async def test_what_was_never_announced_is_not_said_to_be_deleted(
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

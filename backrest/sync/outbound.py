@@ -190,6 +190,7 @@ class Outbound:
                         await self._link.room()
                         self._resources_due = False
                         self._send_resources(self._watch.current)
+                        continue  # what was asked for while there was no room woke nobody
                     if not (await self._send_changes() or await self._answer()):
                         await self._work.wait()
             finally:

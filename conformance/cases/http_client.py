@@ -9,7 +9,7 @@ import trio
 from conformance.framing import COMPRESSED, END, End, envelope, gzip
 from conformance.h2raw import Broken
 from conformance.model import Role, case, check, client
-from conformance.peer import PATH, AsHub, item, kind_of
+from conformance.peer import PATH, AsHub, Item, item, kind_of
 from conformance.seats import Seat
 
 
@@ -186,16 +186,20 @@ async def _(seat: Seat) -> None:
     "http/83", "a hub that does not read for some seconds is not left, and gets all answers in the end", "6"
 )
 async def _(seat: Seat) -> None:
+    """Much is asked for, so that the flow-control window is full if the client has operations."""
     async with seat.established() as talk:
-        await talk.fence()
+        manifest = await seat.manifest(talk)
         talk.stream.credit = False
-        for _ in range(20):  # one answer may do for all of them
-            await talk.send("request_resources")
+        everything = Item.SyncActionRequestOperationData(op_ids=list(manifest))
+        for _ in range(20):
+            await talk.send("request_operation_data", everything)
+            await talk.send("request_resources")  # one answer may do for all of them
         with trio.move_on_after(3):
             await talk.stream.connection.until(lambda: talk.stream.over)
         check(not talk.stream.over, "the client left")
         await talk.stream.pay()
         await talk.expect("receive_resources")
+        await seat.operations(talk, list(manifest))
         await talk.fence()
 
 
