@@ -106,6 +106,16 @@ class Mischief:
         return hook
 
     def repo(self) -> Repo:
+        if self.draw.random() < 0.25:  # one that nothing speaks against, but for what it would run here
+            return Repo(
+                id="new",
+                guid=self.names["guid"][-1],
+                uri="/srv/new",
+                password="evil",
+                env=["RESTIC_PASSWORD_COMMAND=evil"],
+                flags=["-o sftp.command=evil"],
+                hooks=[self.hook()],
+            )
         repo = Repo(
             id=self.text("repo"),
             guid=self.text("guid"),
