@@ -151,8 +151,8 @@ async def set_remote_config(
 ) -> None:
     """For the admin API: returns when a connected client has taken all of it.
 
-    NotFoundError: no such client is connected. PushRefusedError says what was refused, and why; BackrestError that no
-    answer came in time, or that nobody knows (W-16). Nothing is left in the queue for later: the caller was told.
+    NotFoundError: no such client is connected. UserError says what was refused, and why; BackrestError that no answer
+    came in time, or that nobody knows (W-16). Nothing is left in the queue for later: the caller was told.
     """
     import trio
 
@@ -181,18 +181,8 @@ async def set_remote_config(
             "refused": "refused",
             "unknown": "did not say what became of it",
         }
-        why = "; ".join(answer.refused)
-        raise PushRefusedError(
-            f"{peer.instance_id!r} {words[answer.result]}: {why}", answer.result == "unknown"
-        )
-
-
-class PushRefusedError(UserError):
-    """The peer refused a push, or a part of it. ``unknown``: it may have been applied all the same."""
-
-    def __init__(self, message: str, unknown: bool) -> None:
-        super().__init__(message)
-        self.unknown = unknown
+        kind = BackrestError if answer.result == "unknown" else UserError
+        raise kind(f"{peer.instance_id!r} {words[answer.result]}: {'; '.join(answer.refused)}")
 
 
 # --- shared by the use cases
