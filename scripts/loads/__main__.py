@@ -79,11 +79,7 @@ def main(given: list[str] | None = None) -> int:
     for sentence in wrong:
         _say(f"WRONG: {sentence}")
     if wrong:
-        _say(
-            "again: scripts/load "
-            + " ".join(sys.argv[1:] if given is None else given)
-            + f" --seed {options.seed}"
-        )
+        _say(f"the same again: --seed {options.seed}")
     else:
         _say(f"everything has arrived, and nothing is left over ({time.monotonic() - began:.0f} s)")
     if options.as_json:

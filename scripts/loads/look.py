@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +18,29 @@ from backrest.wire import codec
 # What a daemon says in its log only when it made a mistake itself. Errors of others are expected, in numbers.
 MISTAKE = re.compile(r"Traceback|mistake in this program|connection failed|never awaited|\bcritical\b", re.I)
 
+# What Python has not collected yet is no leak, nor is what malloc keeps for later: before memory is looked at, a
+# daemon is told to give both back. A session is a circle of objects, so up to a thousand of them wait to be collected.
+_START = """
+import ctypes, gc, signal
+def give_back(*_):
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+signal.signal(signal.SIGUSR2, give_back)
+{code}
+from backrest.cli.main import main
+main()
+"""
+
+
+def program(code: str = "") -> list[str]:
+    """``backrest``, that runs ``code`` first, and can be told to give memory back."""
+    return [sys.executable, "-c", _START.format(code=code)]
+
+
+def give_back(daemon: Daemon) -> None:
+    """It has done so when it answers the next call: both are done by its event loop's thread."""
+    daemon.process.send_signal(signal.SIGUSR2)
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -25,16 +50,18 @@ class Figures:
     tasks: int
     threads: int
     rss_mib: float
+    peak_mib: float
     held: int  # operations, of everybody
 
     def __str__(self) -> str:
         return (
-            f"{self.files} file descriptors, {self.tasks} tasks, {self.threads} threads, {self.rss_mib:.1f} MiB, "
+            f"{self.files} file descriptors, {self.tasks} tasks, {self.threads} threads, "
+            f"{self.rss_mib:.1f} MiB (at most {self.peak_mib:.1f}), "
             f"{self.held} operations"
         )
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"rss_mib": round(self.rss_mib, 2)}
+        return asdict(self) | {"rss_mib": round(self.rss_mib, 2), "peak_mib": round(self.peak_mib, 2)}
 
 
 def figures(machine: Machine, daemon: Daemon) -> Figures:
@@ -45,6 +72,7 @@ def figures(machine: Machine, daemon: Daemon) -> Figures:
         tasks=int(status["daemon"]["tasks"]),
         threads=len(os.listdir(f"/proc/{daemon.pid}/task")),
         rss_mib=memory_mib(daemon.pid, "VmRSS"),
+        peak_mib=memory_mib(daemon.pid, "VmHWM"),
         held=status["instance"]["operations"] + sum(peer["operations"] for peer in status["peers"]),
     )
 

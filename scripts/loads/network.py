@@ -23,7 +23,7 @@ GROUND = 0.05  # of what is read
 LATEST_S = 0.03  # what is read is held up for at most so long
 STALLED = 0.02  # of what is read
 STALL_S = 1.5  # at most: nothing passes in that direction
-CUT_AFTER = 40_000  # bytes of both directions, at most
+CUT_AFTER = 20_000  # bytes of both directions, at most
 RESET = struct.pack("ii", 1, 0)  # close() sends RST
 
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
