@@ -96,13 +96,17 @@ def one_operation(plan: str, repo: str, number: int) -> dict[str, Any]:
 
 
 def known_hosts(seats: Sequence[Seat]) -> list[dict[str, Any]]:
-    """The seats as known hosts in the configuration's JSON."""
+    """The seats as known hosts in the configuration's JSON.
+
+    Only those whose case is about it are still to be paired: each pairing changes the client's configuration, which it
+    then shows to all hubs, and with nearly two hundred at once it would do little else.
+    """
     return [
         {
             "instanceId": seat.instance_id,
             "keyId": seat.identity.keyid,
             "instanceUrl": seat.url,
-            "initialPairingSecret": seat.secret,
+            "initialPairingSecret": seat.secret if seat.case.id.startswith("handshake/") else "",
             "permissions": [permission(grant) for grant in seat.case.grants],
         }
         for seat in seats
