@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> World:
 
 # --- history
 
-LINE = {"repoId": "r1", "planId": "p", "unixTimeStartMs": "1700000000000"}
+LINE = {"repoId": "r1", "planId": "p", "unixTimeStartMs": "1700000000000", "status": "STATUS_SUCCESS"}
 
 
 def test_what_is_imported_becomes_our_own(world: World) -> None:
@@ -79,6 +79,14 @@ def test_a_batch_with_a_bad_operation_adds_nothing(world: World) -> None:
     with pytest.raises(UserError, match="operation 2 cannot be imported"):
         world.call("ImportOperations", operations=[LINE, LINE | {"snapshotId": "short"}])
     assert world.stream("ListOperations")[0]["count"] == 0
+
+
+@pytest.mark.parametrize("status", [None, "STATUS_PENDING", "STATUS_INPROGRESS", "STATUS_USER_CANCELLED"])
+def test_only_what_has_ended_is_imported(world: World, status: str | None) -> None:
+    """Anything else would be gone, or another, when the daemon starts the next time."""
+    line = {name: value for name, value in LINE.items() if name != "status"}
+    with pytest.raises(UserError, match="only what has ended is history"):
+        world.call("ImportOperations", operations=[line | ({"status": status} if status else {})])
 
 
 def test_operations_are_found_by_what_they_are_about(world: World) -> None:

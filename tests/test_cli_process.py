@@ -68,7 +68,7 @@ def test_completion_works(machine: Machine) -> None:
     assert done.stdout == "plain,token\n"
 
 
-LINE = '{"repoId":"r1","planId":"p","unixTimeStartMs":"1700000000000","operationBackup":{}}\n'
+LINE = '{"repoId":"r1","planId":"p","status":3,"unixTimeStartMs":"1700000000000","operationBackup":{}}\n'
 
 
 @pytest.mark.parametrize("args", [("ops", "list", "--json"), ("ops", "list", "-n", "0")])

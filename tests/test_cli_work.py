@@ -74,7 +74,7 @@ def test_an_incomplete_backup_is_a_warning_and_ends_with_0(
 
 # --- history
 
-LINE = '{"repoId":"r1","planId":"p","unixTimeStartMs":"1700000000000","operationBackup":{}}\n'
+LINE = '{"repoId":"r1","planId":"p","status":3,"unixTimeStartMs":"1700000000000","operationBackup":{}}\n'
 
 
 def test_an_import_with_a_bad_line_names_it_and_adds_nothing(here: Run, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ LONGEST_LINE = 16 * 1024 * 1024
 BATCH = 2000
 
 _REQUIRED = ("repo_id", "plan_id", "unix_time_start_ms")
+# What has ended. Of anything else nothing is known any more when the daemon starts the next time, and it goes then
+# (engine/recover.py): not what somebody expects of a history that was imported.
+_ENDED = (wire.operations.STATUS_SUCCESS, wire.operations.STATUS_WARNING, wire.operations.STATUS_ERROR)
 _JSON_NAMES = {field.name: field.json_name for field in Operation.DESCRIPTOR.fields}
 
 
@@ -51,6 +54,10 @@ def check(entry: Any) -> Operation:
         raise ValueError(f"the operation has no {' and no '.join(missing)}")
     if operation.unix_time_start_ms < 0:
         raise ValueError("its unixTimeStartMs is negative")
+    if operation.status not in _ENDED:
+        raise ValueError(
+            "its status is none of STATUS_SUCCESS, STATUS_WARNING and STATUS_ERROR: only what has ended is history"
+        )
     if operation.snapshot_id and len(operation.snapshot_id) != 64:
         raise ValueError("its snapshotId has not 64 characters")
     if operation.repo_guid and len(operation.repo_guid) > 64:

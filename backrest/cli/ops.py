@@ -220,7 +220,8 @@ def tail(peer: str | None, repo_id: str | None, plan_id: str | None, last: int, 
 def import_ops(ctx: click.Context, file: str, as_json: bool) -> None:
     """Add operations from FILE, one JSON object a line, as new ones of this machine.
 
-    Ids are given anew; what was one flow stays one. Nothing is added unless every line is right. "-" is
+    Ids are given anew; what was one flow stays one. Nothing is added unless every line is right, and tells of
+    something that has ended. "-" is
     stdin, which is kept in a temporary file meanwhile. If something else fails half way (a full disk, say), what
     was added stays, and it is said up to which line that is.
     """
