@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,16 +83,19 @@ def counts(machine: Machine) -> dict[str, int]:
     return {peer["peerInstanceId"]: peer["operations"] for peer in call(machine.paths, "Status", {})["peers"]}
 
 
-def history(machine: Machine, keyid: str) -> dict[int, tuple[int, str]]:
-    """Of a machine whose daemon has ended: its owner's id -> (modno, content) of what it holds of a client, or ("") of
-    its own. The content is what is the same at both ends."""
+History = dict[int, tuple[int, str]]  # its owner's id -> (modno, content)
+
+
+def histories(machine: Machine) -> dict[str, History]:
+    """Key id, or "" -> what a machine whose daemon has ended holds of that client, or of its own. The content is what
+    is the same at both ends."""
     log = OpLog.open(machine.paths.oplog)
     try:
-        found = {}
-        for operation in log.read(log.select(Query())):
-            if operation.original_instance_keyid == keyid:
-                number = operation.original_id if keyid else operation.id
-                found[number] = (operation.modno, content(operation))
+        found: dict[str, History] = defaultdict(dict)
+        for operation in log.query(Query()):
+            keyid = operation.original_instance_keyid
+            number = operation.original_id if keyid else operation.id
+            found[keyid][number] = (operation.modno, content(operation))
         return found
     finally:
         log.close()
@@ -105,7 +109,7 @@ def content(operation: Any) -> str:
     return str(codec.to_dict(bare))
 
 
-def difference(theirs: dict[int, tuple[int, str]], ours: dict[int, tuple[int, str]]) -> str:
+def difference(theirs: History, ours: History) -> str:
     """What the hub has of somebody and what that one lists, in a few words; "" when they are the same."""
     said = []
     for what, numbers in (
