@@ -39,7 +39,8 @@ from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.shares import Shares
-from backrest.sync.client import SYNC_PATH, Clients, dialer
+from backrest.sync.client import SYNC_PATH, dialer
+from backrest.sync.clients import Clients
 from backrest.sync.hub import Hub
 from backrest.sync.watch import ConfigWatch, Watch
 

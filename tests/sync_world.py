@@ -28,7 +28,7 @@ from backrest.store.peers import PeerRecord, PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.shares import Shares
-from backrest.sync.client import Clients
+from backrest.sync.clients import Clients
 from backrest.sync.hub import Hub
 from backrest.sync.watch import ConfigWatch
 

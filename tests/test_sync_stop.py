@@ -8,7 +8,8 @@ from sync_world import Instance, World
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
-from backrest.sync.client import GOODBYE_S, LEAVE_S
+from backrest.sync.client import GOODBYE_S
+from backrest.sync.clients import LEAVE_S
 
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 RETRY_WAIT = wire.sync.CONNECTION_STATE_RETRY_WAIT

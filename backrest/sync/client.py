@@ -1,4 +1,4 @@
-"""This instance as a client: one task for each known host, which dials, keeps the session, and comes back.
+"""One known host: dialled, kept in session, and come back to, for as long as it is known.
 
 States and waiting times are those of PROTOCOL.md section 5 (**Ours**): exponential backoff with full jitter, 1 s to
 5 min, never more than ten attempts a minute; at once after a GOAWAY or when the machine woke up. Nothing that a hub
@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -23,7 +22,7 @@ import trio
 from backrest import wire
 from backrest.crypto.identity import Identity
 from backrest.errors import BackrestError, Code, Fault, PeerError
-from backrest.net.dial import NetError, rpc_url
+from backrest.net.dial import rpc_url
 from backrest.net.duplex import open_stream
 from backrest.protocol.session import Limits, Role, Session
 from backrest.store.audit import AuditLog
@@ -35,6 +34,7 @@ from backrest.store.removal import ParkedPlans
 from backrest.sync.link import Link, Stream
 from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
+from backrest.sync.outcome import Outcome, State, outcome_of
 from backrest.sync.pushing import FEATURES, record
 from backrest.sync.watch import ConfigWatch
 
@@ -52,17 +52,9 @@ PAIRING_RETRY_S = 1.0
 # What the hub that we paired with never does: another key, a forged signature, records that do not open.
 IMPOSTURE = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE, Fault.REFUSED)
 GOODBYE_S = 1.0  # a hub that takes nothing does not hold us up
-LEAVE_S = (
-    3.0  # for what a session still has to say; with the goodbye 4 s, of SIGTERM's 5 (DESIGN.md, Process)
-)
-SLEEP_CHECK_S = 5.0
-SLEEP_JUMP_S = (
-    30.0  # the wall clock this far ahead of the monotonic one: the machine slept (or its clock was set)
-)
 
 Peer = wire.config.Multihost.Peer
 Dial = Callable[[str], AbstractAsyncContextManager["OutboundStream"]]
-State = wire.sync.ConnectionState
 
 
 class OutboundStream(Stream, Protocol):
@@ -72,17 +64,6 @@ class OutboundStream(Stream, Protocol):
 
     @property
     def goaway(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one attempt ended. ``lived`` is how long the session was established, in seconds, 0 when it never was."""
-
-    state: State
-    message: str
-    lived: float = 0.0
-    at_once: bool = False
-    refused: bool = False
 
 
 def dialer(ca_file: str | None = None) -> Dial:
@@ -275,7 +256,7 @@ class KnownHost:
         # A proxy that is reloaded may end the stream in good order first, and announce its end right behind.
         if isinstance(error, PeerError) and (error.fault, error.code) != (Fault.ENDED, Code.UNAVAILABLE):
             goaway = False  # the hub ended it for a reason of its own, which is still there
-        return _outcome(error, lived, self._woke or goaway)
+        return outcome_of(error, lived, self._woke or goaway)
 
     async def _suspect(self, reason: str) -> None:
         """Record that what answers at the hub's address is not the hub; once, not at each attempt."""
@@ -333,14 +314,6 @@ class KnownHost:
         )
 
 
-async def _leave(running: _Running) -> None:
-    running.host.stop()
-    with trio.move_on_after(LEAVE_S):
-        await running.done.wait()
-    running.scope.cancel()
-    await running.done.wait()
-
-
 async def _say_goodbye(stream: OutboundStream) -> None:
     """END_STREAM, so that the hub sees an end and not an accident; also when we are being cancelled."""
     with trio.move_on_after(GOODBYE_S, shield=True), suppress(OSError, BackrestError):
@@ -349,158 +322,6 @@ async def _say_goodbye(stream: OutboundStream) -> None:
             await stream.receive()
         ):  # until it has ended its side: closing before would cut off what it reads
             pass
-
-
-def _outcome(error: BackrestError, lived: float, woke: bool) -> Outcome:
-    """What to show for how a session ended, and how soon to come back."""
-    if isinstance(error, NetError):
-        return Outcome(
-            wire.sync.CONNECTION_STATE_DISCONNECTED, str(error), lived, at_once=error.retry_at_once or woke
-        )
-    if not isinstance(error, PeerError):
-        return Outcome(wire.sync.CONNECTION_STATE_ERROR_INTERNAL, str(error), lived)
-    message = str(error)
-    state: State = wire.sync.CONNECTION_STATE_DISCONNECTED
-    refused = False
-    if error.fault is Fault.ENDED and error.code is Code.PERMISSION_DENIED:
-        state, message, refused = wire.sync.CONNECTION_STATE_ERROR_AUTH, f"the hub refuses: {message}", True
-    elif error.fault in (Fault.HANDSHAKE, Fault.REFUSED):
-        state = wire.sync.CONNECTION_STATE_ERROR_AUTH
-    elif error.fault is Fault.ENDED and error.code is Code.INVALID_ARGUMENT:
-        state, message = (
-            wire.sync.CONNECTION_STATE_ERROR_PROTOCOL,
-            f"the hub refuses what was sent: {message}",
-        )
-    elif error.fault in (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.ITEM):
-        state = wire.sync.CONNECTION_STATE_ERROR_PROTOCOL
-    elif error.fault is Fault.TIMEOUT and not lived:
-        message += ": what is there does not answer as a hub does, or a proxy holds the stream back"
-    return Outcome(state, message, lived, at_once=woke, refused=refused)
-
-
-@dataclass(slots=True)
-class _Running:
-    terms: bytes
-    host: KnownHost
-    secret: str = ""
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
-
-
-class Clients:
-    """Keeps one KnownHost running for each known host of the configuration, restarting only those concerned by a
-    change, and never two for one."""
-
-    def __init__(
-        self,
-        *,
-        config: ConfigStore,
-        watch: ConfigWatch,
-        oplog: OpLog,
-        peers: PeerStore,
-        audit: AuditLog,
-        dial: Dial,
-        parked: ParkedPlans | None = None,
-        pushes: PushQueue | None = None,
-        limits: Limits | None = None,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self._parts = {
-            "config": config,
-            "watch": watch,
-            "oplog": oplog,
-            "peers": peers,
-            "audit": audit,
-            "dial": dial,
-            "parked": parked,
-            "pushes": pushes,
-            "limits": limits,
-        }
-        self._watch = watch
-        self._peers = peers
-        self._wall = wall
-        self._running: dict[str, _Running] = {}
-        self._following = trio.CancelScope()
-
-    async def run(self) -> None:
-        """Until cancelled, or stopped: then every session has said goodbye, or had LEAVE_S for it."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_for_sleep)
-            with self._following:
-                while True:
-                    config = self._watch.current
-                    await self._settle(config, nursery)
-                    await self._watch.changed(config)
-            async with trio.open_nursery() as leaving:
-                for running in self._running.values():
-                    leaving.start_soon(_leave, running)
-            nursery.cancel_scope.cancel()
-
-    def stop(self) -> None:
-        """Let ``run`` end every session as sessions end, and return."""
-        self._following.cancel()
-
-    async def _settle(self, config: wire.config.Config, nursery: trio.Nursery) -> None:
-        wanted = {entry.keyid: entry for entry in config.multihost.known_hosts}
-        ending = []
-        for keyid, running in tuple(self._running.items()):
-            if keyid not in wanted or _terms(config, wanted[keyid]) != running.terms:
-                ending.append(keyid)
-        async with trio.open_nursery() as leaving:
-            for keyid in ending:
-                leaving.start_soon(_leave, self._running[keyid])
-        for keyid in ending:
-            del self._running[keyid]
-            if keyid not in wanted:
-                self._peers.remove(keyid)
-        for keyid, entry in wanted.items():
-            running_now = self._running.get(keyid)
-            if running_now is None:
-                host = KnownHost(entry, **self._parts)  # type: ignore[arg-type]
-                running_now = self._running[keyid] = _Running(_terms(config, entry), host)
-                nursery.start_soon(self._keep, running_now)
-            elif entry.initial_pairing_secret and entry.initial_pairing_secret != running_now.secret:
-                running_now.host.nudge()  # a new token: try it now, not when the backoff is over
-            running_now.secret = entry.initial_pairing_secret
-
-    async def _keep(self, running: _Running) -> None:
-        try:
-            with running.scope:
-                while True:
-                    try:
-                        await running.host.run()
-                        return
-                    except Exception:
-                        # A mistake of ours in one peer's session is that peer's trouble only.
-                        log.exception(
-                            "the session with a known host failed: this is a mistake in this program"
-                        )
-                        await trio.sleep(LONGEST_WAIT_S)
-        finally:
-            running.done.set()
-
-    async def _watch_for_sleep(self) -> None:
-        """A machine that was suspended finds its wall clock ahead of its monotonic one."""
-        offset = self._wall() - trio.current_time()
-        while True:
-            await trio.sleep(SLEEP_CHECK_S)
-            now = self._wall() - trio.current_time()
-            if now - offset > SLEEP_JUMP_S:
-                log.info("the machine was asleep for about %.0f s: reconnecting", now - offset)
-                for running in self._running.values():
-                    running.host.woke()
-            offset = now
-
-
-def _terms(config: wire.config.Config, entry: Peer) -> bytes:
-    """Everything of the configuration that a session with ``entry`` stands on, as bytes to compare."""
-    copy = Peer()
-    copy.CopyFrom(entry)
-    copy.ClearField(
-        "initial_pairing_secret"
-    )  # clearing it is part of the session; adding one nudges the next dial
-    identity = config.multihost.identity.SerializeToString(deterministic=True)
-    return b"\0".join((copy.SerializeToString(deterministic=True), identity, config.instance.encode()))
 
 
 async def pair_once(
