@@ -99,15 +99,13 @@ def _table(chosen: list[Mutant], directory: Path, options: argparse.Namespace) -
         for trial in (*controls, *trials):
             row = trial.result()
             rows.append(row)
-            _show(row, sys.stderr.isatty() or not options.json)
+            _show(row)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return rows
 
 
-def _show(row: Row, shown: bool) -> None:
-    if not shown:
-        return
+def _show(row: Row) -> None:
     by = row.weak or ", ".join(row.by)
     mark = "" if row.good else "  <-- "
     print(
