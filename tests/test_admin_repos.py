@@ -337,9 +337,13 @@ def test_sharing_names_who_receives_it_and_who_cannot_and_warns_of_a_local_path(
     assert json.loads((world.paths.data_dir / "shares.json").read_text()) == {
         "uris": {GUID: {may: "sftp:nas:/r"}}
     }
-    assert world.call("ShowRepo", repo_id="r1")["uris"] == {"desk": "sftp:nas:/r"}
+    shown = world.call("ShowRepo", repo_id="r1")
+    assert shown["uris"] == {"desk": "sftp:nas:/r"}
+    assert shown["clients"] == result["clients"], "afterwards, too, it says who gets it, and why not"
     assert world.stream("ShareRepo", repo_id="r1", no_uris=["desk"], wait=False)[0]["warnings"]
     assert world.call("ShowRepo", repo_id="r1")["uris"] == {}
+    world.call("UnshareRepo", repo_id="r1")
+    assert world.call("ShowRepo", repo_id="r1")["clients"] == []
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,11 @@ def test_share_warns_on_stderr_and_lists_the_clients(here: Run, world: World) ->
     assert "laptop (at sftp:nas:/r)" in result.stdout
     listed = here("repo", "list").stdout
     assert listed.splitlines()[1].split()[-1] == "yes"
-    assert "For laptop:  sftp:nas:/r" in here("repo", "show", "r1").stdout
+    assert "For laptop:  sftp:nas:/r; gets it when it connects\n" in here("repo", "show", "r1").stdout
+    add_client(world, "desk", "ed25519." + "C" * 43)
+    shown = here("repo", "show", "r1").stdout
+    assert "For desk:    may not receive it: here, on the hub, receive-shared-repos is missing" in shown
+    assert "`backrest client permissions desk ...`" in shown
     assert document(here("repo", "share", "r1", "--no-uri-for", "laptop", "--json"))["warnings"]
     assert "is shared no longer" in here("repo", "unshare", "r1").stdout
     assert "was not shared" in here("repo", "unshare", "r1").stdout

@@ -269,6 +269,35 @@ async def test_changed_permissions_are_in_force_at_the_next_session(
         await hub.until_history(client)
 
 
+async def test_a_client_without_any_permission_connects_and_stays_connected(
+    autojump_clock: MockClock, world: World
+) -> None:
+    def permit_nothing(config: wire.config.Config) -> bool:
+        for one in (*config.multihost.pairing_tokens, *config.multihost.known_hosts):
+            del one.permissions[:]
+        return True
+
+    def share(config: wire.config.Config) -> bool:
+        config.repos.add(id="nas", guid="a" * 64, uri="/srv/nas", shared=True)
+        return True
+
+    hub, client = paired(world)
+    hub.config.transform(share)
+    hub.config.transform(permit_nothing)
+    client.config.transform(permit_nothing)
+    client.oplog.add([client.operation()])
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+        await hub.until_peer(client, CONNECTED)
+        assert not hub.config.current.multihost.authorized_clients[0].permissions
+        client.oplog.add([client.operation()])
+        await trio.sleep(3600)
+        assert (client.peer(hub).state, hub.peer(client).state) == (CONNECTED, CONNECTED)
+        assert len(world.dials) == 1, "it is one session"
+        assert not hub.history(client)
+        assert not client.config.current.repos
+
+
 async def test_a_change_that_concerns_nobody_keeps_the_session_and_is_shown(
     autojump_clock: MockClock, world: World
 ) -> None:

@@ -308,8 +308,9 @@ def find(config: Config, repo_id: str) -> Repo:
 
 
 def show(context: Context, repo_id: str) -> dict[str, Any]:
-    """One repository, secrets masked, the plans that use it, and the clients that reach it under another address."""
-    from backrest.admin.sharing import shown_uris
+    """One repository, secrets masked, the plans that use it, the clients that reach it under another address, and of
+    one that this hub shares each client, and how it stands with it (sharing.receivers)."""
+    from backrest.admin.sharing import receivers, shown_uris
 
     config = context.config.current
     repo = find(config, repo_id)
@@ -317,6 +318,7 @@ def show(context: Context, repo_id: str) -> dict[str, Any]:
         "repo": codec.to_dict(masked_repo(repo)),
         "plans": [plan.id for plan in config.plans if plan.repo == repo_id],
         "uris": shown_uris(context, repo),
+        "clients": receivers(context, repo) if repo.shared and not repo.origin_instance_id else [],
         "withdrawn": repo in withdrawn(config, context.peer_records()),
     }
 

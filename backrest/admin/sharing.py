@@ -111,28 +111,31 @@ def find_keyid(config: Config, keyid: str) -> str:
     return find_peer(config.multihost.authorized_clients, keyid, "client").instance_id
 
 
-def _shared(context: Context, repo: Repo) -> dict[str, Any]:
-    config, uris = context.config.current, context.shares.of_repo(repo.guid)
-    clients, lost, left_out = [], [], []
-    for peer in config.multihost.authorized_clients:
+def receivers(context: Context, repo: Repo) -> list[dict[str, Any]]:
+    """Each client, and how it stands with this shared repository: [{"instanceId", "keyId", "receives", "connected",
+    "uri", "message"}]; ``receives`` is what this hub's entry for it says. Only reads."""
+    uris, records = context.shares.of_repo(repo.guid), {one.keyid: one for one in context.peer_records()}
+    clients = []
+    for peer in context.config.current.multihost.authorized_clients:
         receives = Grants(peer.permissions).repo(repo.id, RECEIVE_SHARED_REPOS)
-        record = context.peers.get(peer.keyid)
+        record = records.get(peer.keyid)
         connected = record is not None and record.state == wire.sync.CONNECTION_STATE_CONNECTED
-        uri = uris.get(peer.keyid, "")
         clients.append(
             {
                 "instanceId": peer.instance_id,
                 "keyId": peer.keyid,
                 "receives": receives,
                 "connected": connected,
-                "uri": mask_uri(uri),
+                "uri": mask_uri(uris.get(peer.keyid, "")),
                 "message": _told(repo, peer, receives, record if connected else None),
             }
         )
-        if receives and not uri:
-            lost.append(peer.instance_id)
-        if connected and not receives:
-            left_out.append(peer.instance_id)
+    return clients
+
+
+def _shared(context: Context, repo: Repo) -> dict[str, Any]:
+    clients = receivers(context, repo)
+    lost = [one["instanceId"] for one in clients if one["receives"] and not one["uri"]]
     warnings = []
     if is_local(repo.uri) and (lost or not clients):
         who = ", ".join(lost) or "a client"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -307,7 +308,7 @@ def _sharing(one: dict[str, Any], *, withdrawn: bool) -> str:
 @click.argument("id")
 @json_option
 def show(id: str, as_json: bool) -> None:
-    """Show a repository; secrets are masked."""
+    """Show a repository; secrets are masked. On a hub, of a shared one, too: which client has it, and why not."""
     result = shared().call("ShowRepo", repo_id=id)
     if as_json:
         return output.print_json(result)
@@ -324,11 +325,19 @@ def show(id: str, as_json: bool) -> None:
             ("Auto unlock", "yes" if one.get("autoUnlock") else ""),
             ("Made", "when the daemon starts" if one.get("autoInitialize") else ""),
             ("Shared", _sharing(one, withdrawn=result["withdrawn"])),
-            *((f"For {client}", uri) for client, uri in result["uris"].items()),
+            *_clients(result),
             ("Plans", ", ".join(result["plans"])),
         ]
     )
     return None
+
+
+def _clients(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of a shared repository, how each client stands with it; else the addresses that are kept for some."""
+    for one in result["clients"]:
+        yield f"For {one['instanceId']}", f"{one['uri']}; {one['message']}" if one["uri"] else one["message"]
+    if not result["clients"]:
+        yield from ((f"For {client}", uri) for client, uri in result["uris"].items())
 
 
 @repo.command()
