@@ -53,6 +53,9 @@ COMPACT_CHECK_S = 60.0
 # Python looks for cycles after 700 new objects. A batch of operations is some tens of thousands that live until it is
 # stored, none in a cycle: looking through them again and again was a quarter of a first sync.
 COLLECT_AFTER = 20_000
+# And after nine times as many it looks at all there is (its own figure is 100 times, less often than it makes sense
+# with so many): a session is a circle of objects that takes 60 KiB until it is found, and this is a thousand of them.
+COLLECT_OLDER = (2, 2)
 
 
 def run(settings: Settings) -> None:
@@ -73,7 +76,7 @@ def run(settings: Settings) -> None:
         try:
             peers = PeerStore.open(paths.peers)
             gc.freeze()  # what was imported and loaded stays: no need to look at it again
-            gc.set_threshold(COLLECT_AFTER)
+            gc.set_threshold(COLLECT_AFTER, *COLLECT_OLDER)
             try:
                 trio.run(partial(_Daemon(settings, paths, config, oplog, peers).main))
             except* BackrestError as group:
