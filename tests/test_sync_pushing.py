@@ -347,6 +347,32 @@ async def test_a_share_that_a_client_of_the_reference_does_not_list_is_a_warning
         await world.until(hub.peers.subscribe, warnings, lambda found: not found)
 
 
+async def test_a_client_of_the_reference_hears_nothing_that_it_does_not_know(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub = world.instance("hub")
+    add_repo(hub, "nas", "b" * 64)
+    async with hub.running():
+        go = visitor(world, hub, "go")
+        authorize(hub, go, ALL)
+        await go.shake_hands()
+        views = []
+        for message in (
+            plan("photos", "nas"),
+            plan("photos", "nas"),
+            plan("bad", "nowhere"),
+            plan("last", "nas"),
+        ):
+            await go.say(set_config=message)
+        while not views or "last" not in [one.id for one in views[-1].config.plans]:
+            item = await go.hear()
+            if item.WhichOneof("action") == "receive_config":
+                views.append(item.receive_config)
+        await wait_all_tasks_blocked()
+    assert all(outcome.found(view) is None for view in views)
+    assert len(views) <= 3, "one at the start and one for each change: what changed nothing is not answered"
+
+
 # --- lies
 
 
@@ -369,7 +395,8 @@ async def test_an_outcome_of_nothing_that_was_sent_is_nothing(
             pass
         for number in (taken, 1):
             message = Item.SyncActionReceiveConfig()
-            outcome.attach(message, outcome.Outcome(number, ("\x1b[2Jno " * 300,) * 30))
+            refused = ("\x1b[2Jno " * 300,) * 30 if number == 1 else ()  # the lie says that it was applied
+            outcome.attach(message, outcome.Outcome(number, refused))
             await liar.say(receive_config=message)
         found = await answer(world, hub, push.id)
     assert found.result == "refused"
