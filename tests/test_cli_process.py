@@ -215,3 +215,25 @@ def read_until(terminal: int, text: bytes) -> bytes:
     while text not in shown:
         shown += os.read(terminal, 65_536)
     return shown
+
+
+def test_closed_streams_are_no_mistake_of_the_program(machine: Machine) -> None:
+    for closed in ("status >&-", "status 2>&-", "status >&- 2>&-", "--help >&-"):
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", *BACKREST], env=machine.env, capture_output=True, text=True
+        )
+        assert "internal error" not in done.stderr, closed
+
+
+def test_a_narrow_terminal_gets_lines_and_not_letters_below_one_another(machine: Machine) -> None:
+    token = f"ed25519.{'A' * 43}:{'1' * 64}#hub"
+    machine.ok("host", "add", token, "--url", "http://127.0.0.1:1", "--no-wait")
+    master, terminal = os.openpty()
+    env = {**machine.env, "TERM": "xterm", "COLUMNS": "20", "NO_COLOR": "1"}
+    process = subprocess.Popen([*BACKREST, "status"], env=env, stdout=terminal, stderr=subprocess.DEVNULL)
+    assert process.wait() == 0
+    os.close(terminal)
+    shown = read_until(master, b"MESSAGE").decode()
+    os.close(master)
+    assert "PEER" in shown
+    assert "STATE" in shown

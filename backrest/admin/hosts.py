@@ -82,21 +82,24 @@ async def add(
         )
     parsed, address = read_token(token), check_url(url)
     entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions, new_key)
+    refused = False
     await emit({"entered": {"instanceId": entry.instance_id, "instanceUrl": address, "known": known}})
     if not entry.initial_pairing_secret:
         connected, message = True, "it was connected already: the token was not needed"
     elif wait and context.daemon is not None:
         connected, message = await _watch(context, emit, entry.keyid)
     elif wait:
-        connected, message = await _dial(context, entry, ca_file)
+        connected, message, refused = await _dial(context, entry, ca_file)
     else:
         connected, message = False, ""
     shown = await trio.to_thread.run_sync(peer_json, context, entry, "host")
+    refused = refused or (not connected and shown["state"] == "CONNECTION_STATE_ERROR_AUTH")
     return {
         "host": shown,
         "known": known,
         "waited": wait,
         "connected": connected,
+        "refused": refused,
         "message": message,
         "daemonRuns": context.daemon is not None,
     }
@@ -213,8 +216,8 @@ def _secret_pending(context: Context, keyid: str) -> bool | None:
     return None
 
 
-async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool, str]:
-    """No daemon: dial once ourselves, for the pairing alone."""
+async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool, str, bool]:
+    """No daemon: dial once ourselves, for the pairing alone. (connected, why not, whether the hub refused)"""
     import trio
 
     from backrest.sync.client import dialer, pair_once
@@ -232,8 +235,8 @@ async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[boo
             audit=context.audit,
             dial=dialer(ca_file),
         )
-        return outcome.lived > 0, "" if outcome.lived > 0 else outcome.message
-    return False, f"the hub did not answer within {WAIT_S:.0f} s"
+        return outcome.lived > 0, "" if outcome.lived > 0 else outcome.message, outcome.refused
+    return False, f"the hub did not answer within {WAIT_S:.0f} s", False
 
 
 def list_hosts(context: Context) -> dict[str, Any]:

@@ -38,11 +38,9 @@ def peer_config(context: Context, ident: str, role: str) -> dict[str, Any]:
 
 
 def _hint(here: str, there: str, role: str) -> str:
-    if role == "client":
-        command = f"backrest host grant {here} read-operations=* receive-shared-repos=* read-config=*"
-    else:
-        command = f"backrest client permissions {here} read-operations=* receive-shared-repos=* read-config=*"
+    command = f"backrest {'host grant' if role == 'client' else 'client permissions'} {here}"
     return (
         f"{there!r} shows nothing of its repositories and plans: it has none, or does not grant read-config to this "
-        f"machine. That is granted there: `{command}` (read-write-config=* instead, to change them from here as well)."
+        f"machine. That is granted there: `{command} 'read-operations=*' receive-shared-repos 'read-config=*'` "
+        "('read-write-config=*' instead, to change them from here as well)."
     )

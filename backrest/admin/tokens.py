@@ -143,7 +143,7 @@ def revoke(context: Context, label: str) -> dict[str, Any]:
         keep = [token for token in tokens if token.label != label]
         revoked = len(tokens) - len(keep)
         if not revoked:
-            names = ", ".join(sorted(repr(token.label) for token in tokens)) or "none"
+            names = ", ".join(sorted(token.label for token in tokens)) or "none"
             raise NotFoundError(f"there is no token {label!r} (there are: {names})")
         del tokens[:]
         tokens.extend(keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import click
@@ -14,7 +15,13 @@ _FRAME = {"time", "event", "prev", "hash"}
 
 @click.command(cls=Command)
 @click.option(
-    "-n", "limit", type=click.IntRange(min=0), default=50, show_default=True, help="The newest N; 0: all."
+    "-n",
+    "limit",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=50,
+    show_default=True,
+    help="The last N; 0 is all.",
 )
 @click.option("--verify", is_flag=True, help="Check that no line was altered, removed or put in.")
 @json_option
@@ -34,9 +41,17 @@ def audit(limit: int, verify: bool, as_json: bool) -> None:
         return output.print_json({"entries": entries})
     if not entries:
         return output.note("Nothing has happened yet.")
-    rows = [(one.get("time", ""), one.get("event", ""), _details(one)) for one in entries]
+    rows = [(_moment(one.get("time", "")), one.get("event", ""), _details(one)) for one in entries]
     output.print_table(("TIME", "EVENT", "DETAILS"), rows)
     return None
+
+
+def _moment(text: str) -> str:
+    """In local time, as every other list shows it; the file and --json have UTC."""
+    try:
+        return formats.moment(round(datetime.fromisoformat(text).timestamp() * 1000))
+    except (ValueError, TypeError, OverflowError):
+        return text
 
 
 def _details(entry: dict[str, Any]) -> str:

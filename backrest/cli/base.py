@@ -120,13 +120,17 @@ class Command(click.Command):
         self.params.extend(shared_options(at_root=False))
 
 
+_VERBS = ("create", "add", "list", "show", "set", "permissions", "grant", "remove")
+
+
 class Group(click.Group):
     """The commands about one noun."""
 
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of the file: the first things first
+        """The same verbs in the same order, whatever the noun; the others as in the file, behind them."""
+        return sorted(self.commands, key=lambda name: _VERBS.index(name) if name in _VERBS else len(_VERBS))
 
 
 class Root(click.Group):
@@ -170,6 +174,9 @@ class Root(click.Group):
 
 def finish(run: Callable[[], object], settings: Shared) -> int:
     """Runs the program and says how it ended: the exit code. No exception comes out but SystemExit."""
+    # Whoever started us may have closed them (`>&-`): then what we say goes nowhere.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - until the program ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # Names in the history may hold what the terminal's encoding cannot say: escape instead of failing.
         if hasattr(stream, "reconfigure"):

@@ -89,7 +89,7 @@ def permissions(id: str, permissions: tuple[str, ...], as_json: bool) -> None:
     return output.say(f"The client {one['instanceId']!r} may now: {' '.join(one['grants']) or 'nothing'}.")
 
 
-@client.command()
+@client.command(short_help="Show a client, and what it shows of its configuration.")
 @click.argument("id")
 @click.option(
     "--config", "with_config", is_flag=True, help="With the settings of its repositories and plans."

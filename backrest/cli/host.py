@@ -113,7 +113,7 @@ def _advice(result: dict[str, Any], name: str, url: str) -> str:
         if result["daemonRuns"]
         else "`backrest serve` will try on"
     )
-    if result["host"]["state"] == "CONNECTION_STATE_ERROR_AUTH":
+    if result["refused"]:
         hint = "With a new token from the hub (`backrest token create` there), run this again."
     else:
         hint = (
@@ -186,7 +186,7 @@ def grant(id: str, grants: tuple[str, ...], as_json: bool) -> None:
     return output.say(f"The hub {one['instanceId']!r} may now: {' '.join(one['grants']) or 'nothing'}.")
 
 
-@host.command()
+@host.command(short_help="Show a hub, and what it shows of its configuration.")
 @click.argument("id")
 @click.option(
     "--config", "with_config", is_flag=True, help="With the settings of its repositories and plans."

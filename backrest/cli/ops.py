@@ -192,7 +192,13 @@ def show(id: int, as_json: bool) -> None:
 @ops.command()
 @_filters
 @click.option(
-    "-n", "last", type=click.IntRange(min=0), default=10, show_default=True, help="Begin with the last N."
+    "-n",
+    "last",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="Begin with the last N.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: an OperationEvent.")
 def tail(peer: str | None, repo_id: str | None, plan_id: str | None, last: int, as_json: bool) -> None:

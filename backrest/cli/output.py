@@ -31,7 +31,12 @@ _JSON_HARMFUL = re.compile(
 )
 
 # A cell longer than this is cut in tables: a message of a megabyte is for --json.
-CELL = 200
+CELL = 400
+
+# What a table is given at least, on however narrow a terminal: rather lines that the terminal breaks than columns of
+# one letter.
+NARROWEST = 10
+TABLE_COLUMNS = 80
 
 
 def harmless(text: object, *, limit: int | None = None, lines: bool = False) -> str:
@@ -120,7 +125,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: 
         if header in right:
             result.add_column(header, justify="right", no_wrap=True)
         else:
-            result.add_column(header, overflow="fold")
+            result.add_column(header, overflow="fold", min_width=min(len(header), NARROWEST))
     for row in rows:
         cells = [harmless(cell, limit=CELL) for cell in row]
         result.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
@@ -132,6 +137,7 @@ def print_table(
 ) -> None:
     """The table for people, on stdout. Lines carry no blanks at their end."""
     output = console()
+    output.width = max(output.width, TABLE_COLUMNS)
     with output.capture() as capture:
         output.print(table(headers, rows, numbers=numbers))
     for line in capture.get().splitlines():

@@ -28,7 +28,7 @@ class Push(Group):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return ["CLIENT [--repo FILE]... [--plan FILE]... | COMMAND [ARGS]..."]
+        return ["CLIENT [OPTIONS]... | list | drop ID"]
 
 
 def _documents(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -57,8 +57,8 @@ def _documents(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 def push() -> None:
     """Change the repositories and plans of a client, or of the hub, if it lets us.
 
-    `backrest push CLIENT` shows the difference, asks, sends it, and says what became of it. For a client that is away
-    it waits in a queue.
+    `backrest push CLIENT --plan FILE` shows the difference, asks if there is a terminal, sends it, and says what became
+    of it. For a client that is away it waits in a queue. `backrest push to --help` has the options.
     """
 
 

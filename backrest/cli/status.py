@@ -65,7 +65,7 @@ def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:
     instance, daemon = result["instance"], result["daemon"]
     if daemon["running"]:
         age = formats.age(time.time() - int(daemon["startedMs"]) / 1000)
-        runs = f"runs since {age} (pid {daemon['pid']}) at {', '.join(daemon['addresses'])}"
+        runs = f"has run for {age} (pid {daemon['pid']}) at {', '.join(daemon['addresses'])}"
         if daemon.get("adminAddresses"):
             runs += f", admin API at {', '.join(daemon['adminAddresses'])}"
     else:

@@ -23,7 +23,7 @@ PLACEHOLDER_URL = "https://THIS-HUB"
 def note_scopeless(texts: Sequence[str]) -> None:
     """Say what a permission without scopes means (W-26). It is written out as "*", so that no reader has to know."""
     for text in texts:
-        if "=" not in text and text not in ("receive-shared-repos", "none"):
+        if text in ("read-operations", "read-config", "read-write-config"):
             output.note(f"Note: {text} without a scope means all repositories and plans ({text}=*).")
 
 

@@ -308,9 +308,9 @@ class Session:
         expected_keyid, expected_instance_id = self._expected
         if keyid != expected_keyid:
             return (
-                f"the hub has another key than the one that was dialled: {keyid}, not {expected_keyid}. If its "
-                "identity was replaced, pair again with a token from it ('backrest host add TOKEN --url URL "
-                "--new-key'); if not, something else answers at its address"
+                "the hub has another key. If its identity was replaced, pair again with a token from it ('backrest "
+                "host add TOKEN --url URL --new-key'); if not, something else answers at its address. Its key is "
+                f"{keyid}, and not {expected_keyid}"
             )
         return f"the hub calls itself {instance_id[:100]!r}, not {expected_instance_id!r}"
 

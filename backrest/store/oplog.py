@@ -144,7 +144,7 @@ class OpLog(OpCore):
         """The operation with our id ``number``; NotFoundError."""
         for operation in self.read((number,)):
             return operation
-        raise NotFoundError(f"Operation {number} does not exist")
+        raise NotFoundError(f"there is no operation {number}")
 
     def read(self, ids: Iterable[int], predicate: Predicate | None = None) -> Iterator[Operation]:
         """Those of the ids that exist and that the predicate accepts, in the order given."""
