@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))  # mutation is a script: no part of the program, nor of the suite
 
 from mutation import __main__ as mutants  # noqa: E402 - found by the line above
+from mutation import config, history, session, transport  # noqa: E402
 from mutation.catalogue import MUTANTS  # noqa: E402
 from mutation.model import Mutant  # noqa: E402
 
@@ -40,6 +41,15 @@ def test_there_are_enough_mutants_of_both_roles_and_each_names_cases_that_exist(
         for mutant in ours:
             for glob in mutant.likely:
                 assert any(fnmatchcase(id, glob) for id in ids), (mutant.id, glob)
+
+
+def test_the_page_counts_them_as_they_are() -> None:
+    page = (ROOT / "scripts/README.md").read_text()
+    for area in (transport, session, history, config):
+        as_hub = sum(mutant.role == "hub" for mutant in area.MUTANTS)
+        row = f"| `{area.__name__.rpartition('.')[2]}` | {as_hub} | {len(area.MUTANTS) - as_hub} |"
+        assert row in page, row
+    assert f"That is {len(MUTANTS)}, " in page
 
 
 def test_a_handful_of_mutants_is_caught_by_name(capsys: pytest.CaptureFixture[str]) -> None:
