@@ -52,9 +52,11 @@ def test_everything_arrives_and_nothing_is_left_over() -> None:
     assert sum(of["network"].get("cuts", 0) for of in found["rounds"]) > 0
     for of in found["rounds"]:
         assert of["changes"] > 0
-        assert of["did"]["sessions"] > 8, "a storm comes back"
-        assert len(of["did"]) > 6, "each round has several kinds of bad clients"
-        assert of["hub"]["held"] > of["changes"] / 2
+        assert of["did"].pop("dials") >= of["did"].pop("sessions") >= 8, (
+            "six good ones, and the storm comes back"
+        )
+        assert len(of["did"]) >= 2, "each round has both sorts of bad clients"
+        assert of["hub"]["held"] > 0
 
 
 def test_what_is_left_over_is_found(tmp_path: Path) -> None:
