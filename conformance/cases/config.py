@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from backrest import wire
+from conformance.framing import End
 from conformance.hublab import HubLab, Member
 from conformance.model import Role, case, check, hub
 from conformance.outcome import announced, extended, outcome
-from conformance.peer import AsClient, Item
+from conformance.peer import PUSHED, AsClient, Item, kind_of, patience
 from conformance.seats import FIXTURE_PASSWORD, fixture_guid
 
 Repo = wire.config.Repo
@@ -28,15 +29,12 @@ async def _hello(talk: AsClient, member: Member) -> tuple[wire.sync.RemoteConfig
     resources = await talk.expect("receive_resources", skip=())
     await talk.send("operation_manifest", Item.SyncActionOperationManifest(op_ids=[1], modnos=[1]))
     shared: list[Repo] = []
-    while True:
-        received: Any = await talk.next("an answer to a manifest")
-        kind = received.WhichOneof("action") if hasattr(received, "WhichOneof") else None
-        if kind == "set_config":
-            shared = list(received.set_config.repos)
-        elif kind == "request_operation_data":
-            return config, resources, shared
-        else:
-            check(kind in ("receive_config", "receive_resources"), f"came {kind or received}")
+    async with patience(talk.seconds, "an answer to a manifest"):
+        while (kind := kind_of(received := await talk.next())) != "request_operation_data":
+            check(not isinstance(received, End) and kind in PUSHED, f"came {kind}")
+            if isinstance(received, Item) and kind == "set_config":
+                shared = list(received.set_config.repos)
+    return config, resources, shared
 
 
 async def _view(lab: HubLab, token: str) -> tuple[wire.sync.RemoteConfig, Any, list[Repo]]:
@@ -292,12 +290,12 @@ async def _(lab: HubLab) -> None:
 async def _answer(lab: HubLab, talk: AsClient, push: Set, number: int) -> tuple[Any, list[str]]:
     """Push; the receive_config that says what became of it."""
     await talk.send("set_config", push)
-    while True:
-        received = await talk.expect("receive_config")
-        taken, refused = outcome(received)
-        if taken:
-            check(taken == number, f"it counts {taken} set_configs, not {number}")
-            return received.config, refused
+    async with patience(talk.seconds, "a view that says what became of the push"):
+        while not outcome(received := await talk.expect("receive_config"))[0]:
+            pass
+    taken, refused = outcome(received)
+    check(taken == number, f"it counts {taken} set_configs, not {number}")
+    return received.config, refused
 
 
 @hub(
@@ -452,7 +450,7 @@ async def _(lab: HubLab) -> None:
         for unlock in (True, False):
             repo.auto_unlock = unlock
             await talk.send("set_config", Set(repos=[repo]))
-            pushed = await talk.expect("set_config", skip=("receive_config", "receive_resources"))
+            pushed = await talk.expect("set_config")
             check(pushed.repos[0].auto_unlock is unlock, "the change was not applied")
             check(pushed.repos[0].password == FIXTURE_PASSWORD, "the password was replaced by its mask")
         check(bool(shared), "no shared repo was pushed at the beginning")

@@ -9,7 +9,7 @@ import trio
 from conformance.framing import COMPRESSED, END, End, envelope, gzip
 from conformance.h2raw import Broken
 from conformance.model import Role, case, check, client
-from conformance.peer import PATH, AsHub, Item, item, kind_of
+from conformance.peer import PATH, AsHub, Item, item, kind_of, patience
 from conformance.seats import Seat
 
 
@@ -51,10 +51,11 @@ async def _(seat: Seat) -> None:
         kinds = ("heartbeat", "request_resources", "operation_manifest")
         await talk.send_bytes(b"".join(talk.seal(item(kind).SerializeToString()) for kind in kinds))
         wanted = {"receive_resources", "operation_manifest"}  # in whichever order
-        while wanted:
-            received = await talk.next("the answers to both requests")
-            check(not isinstance(received, End), f"the client ended: {received}")
-            wanted.discard(kind_of(received))
+        async with patience(talk.seconds, "the answers to both requests"):
+            while wanted:
+                received = await talk.next()
+                check(not isinstance(received, End), f"the client ended: {received}")
+                wanted.discard(kind_of(received))
 
 
 @client("http/64", "the client answers PING", "HTTP.md")

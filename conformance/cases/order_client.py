@@ -16,8 +16,11 @@ from conformance.seats import Seat
 )
 async def _(seat: Seat) -> None:
     async with seat.established() as talk:
-        while "operation_manifest" not in talk.items:
-            await talk.next("the client's first items")
+        async with patience(
+            talk.seconds, "the client's first items"
+        ):  # heartbeats must not make it last for ever
+            while "operation_manifest" not in talk.items:
+                check(not isinstance(await talk.next(), End), "the session ended")
         kinds = [kind for kind in dict.fromkeys(talk.items) if kind not in ("heartbeat", "handshake")]
         wanted = ["establish_shared_secret", "receive_config", "receive_resources", "operation_manifest"]
         check(kinds == wanted, f"the order was {kinds}")
@@ -44,8 +47,9 @@ async def _(seat: Seat) -> None:
             await talk.fence()
             before = talk.items.count("receive_resources")
             await talk.send("request_resources")
-            while talk.items.count("receive_resources") == before:
-                check(not isinstance(await talk.next("receive_resources"), End), "the session ended")
+            async with patience(talk.seconds, "receive_resources"):
+                while talk.items.count("receive_resources") == before:
+                    check(not isinstance(await talk.next(), End), "the session ended")
 
 
 @client("order/43", "an empty operation_manifest is answered with a fresh manifest", "5")
@@ -91,9 +95,10 @@ def _nonsense(id: str, what: str, plaintext: bytes) -> None:
             await talk.fence()
             await talk.send_inner(plaintext)
             await talk.send("request_resources")
-            received = await talk.next("an answer or an end")
-            while not isinstance(received, End) and kind_of(received) != "receive_resources":
-                received = await talk.next("an answer or an end")
+            async with patience(talk.seconds, "an answer or an end"):
+                received = await talk.next()
+                while not isinstance(received, End) and kind_of(received) != "receive_resources":
+                    received = await talk.next()
             if not isinstance(received, End):
                 return
         await seat.returns()

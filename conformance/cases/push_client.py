@@ -11,7 +11,7 @@ from collections.abc import Callable
 from backrest import wire
 from conformance.model import Role, case, check, client
 from conformance.outcome import announce, announced, extended, outcome
-from conformance.peer import AsHub, Item
+from conformance.peer import AsHub, Item, patience
 from conformance.pushes import (
     SHARED,
     VIEW,
@@ -507,8 +507,9 @@ async def _(seat: Seat) -> None:
         async with seat.lab.alone:
             for number, (push, refused) in enumerate(pushes, start=1):
                 await talk.send("set_config", push)
-                while not outcome(received := await _next_view(talk))[0]:
-                    pass
+                async with patience(talk.seconds, "a view that says what became of the push"):
+                    while not outcome(received := await _next_view(talk))[0]:
+                        pass
                 taken, sentences = outcome(received)
                 check(taken == number, f"it counts {taken} set_configs, not {number}")
                 check(has_repo(repo.guid)(received.config), "the repo of the first push is not there")
