@@ -237,3 +237,16 @@ def test_a_narrow_terminal_gets_lines_and_not_letters_below_one_another(machine:
     os.close(master)
     assert "PEER" in shown
     assert "STATE" in shown
+
+
+def test_a_refused_pairing_without_a_daemon_asks_for_a_new_token_and_not_for_the_network(
+    machine: Machine, tmp_path: Path
+) -> None:
+    laptop = Machine(tmp_path, "laptop")
+    laptop.ok("init", "--instance-id", "laptop")
+    with machine.serving() as daemon:
+        token = json.loads(machine.ok("token", "create", "--label", "x", "--json"))["token"]
+        machine.ok("token", "revoke", "x")
+        said = laptop.refused("host", "add", token, "--url", daemon.url)
+    assert "With a new token from the hub" in said
+    assert "HTTP/2" not in said
