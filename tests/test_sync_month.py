@@ -31,7 +31,7 @@ from backrest.permissions import parse_grant
 from backrest.protocol.session import Limits
 from backrest.store.audit import verify as verify_audit
 from backrest.store.oplog import OpLog, Query
-from backrest.sync import client
+from backrest.sync import clients
 
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -289,7 +289,7 @@ class Month:
 def simulated_wall(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's wall clock runs with the simulated time, too; and clients look at theirs every ten minutes, not every
     five seconds (two and a half million times in this month)."""
-    monkeypatch.setattr(client, "SLEEP_CHECK_S", 10 * MINUTE)
+    monkeypatch.setattr(clients, "SLEEP_CHECK_S", 10 * MINUTE)
     monkeypatch.setattr(time, "time", world.wall)
     monkeypatch.setattr(time, "time_ns", lambda: int(world.wall() * 1e9))
 
