@@ -51,6 +51,7 @@ def test_a_shared_repo_that_a_client_does_not_take(
         laptop.ok("host", "add", token, "--url", daemon.url, "--grant", grant)
         hub.until_status(connected)
         assert cause in hub.ok("repo", "share", "nas")
+        assert cause in hub.ok("repo", "show", "nas")
         assert cause in status(hub)
         seen = status(laptop)
         assert cause in seen
@@ -67,6 +68,7 @@ def test_a_shared_repo_that_the_hub_does_not_let_a_client_have(tmp_path: Path) -
         hub.until_status(connected)
         said = hub.ok("repo", "share", "nas")
         assert "receive-shared-repos is missing" in said
+        assert "receive-shared-repos is missing" in hub.ok("repo", "show", "nas")
         assert "client permissions laptop" in said
 
 
