@@ -151,7 +151,7 @@ def test_tokens_show_what_has_become_of_them(world: World, monkeypatch: pytest.M
 
 def test_revoking_an_unknown_token_names_those_that_there_are(world: World) -> None:
     world.call("CreateToken", label="x")
-    with pytest.raises(NotFoundError, match="there are: 'x'"):
+    with pytest.raises(NotFoundError, match="there are: x"):
         world.call("RevokeToken", label="y")
     world.call("RevokeToken", label="x")
     assert world.audit_events() == ["initialised", "token-created", "token-revoked"]

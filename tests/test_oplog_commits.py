@@ -503,6 +503,7 @@ def test_no_change_is_lost_or_told_twice_around_a_manifest(log: OpLog) -> None:
             held.update(zip(attachment.manifest_ids, attachment.manifest_modnos, strict=True))
             ready.set()
             copies.append((attachment, held))
+        assert finished.wait(30)
         real = {o.id: o.modno for o in log.query(Query(plan_id="photos"))}
         for attachment, held in copies:
             assert held == real

@@ -35,7 +35,7 @@ from backrest.sync.link import Link, Stream
 from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
 from backrest.sync.outcome import Outcome, State, outcome_of
-from backrest.sync.pushing import FEATURES, record
+from backrest.sync.pushing import FEATURES, Recorder
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -105,6 +105,7 @@ class KnownHost:
         self._audit = audit
         self._parked = parked
         self._pushes = pushes
+        self._record = Recorder(audit)
         self._suspicion = ""  # the last that was recorded
         self._dial = dial
         self._limits = limits or Limits()
@@ -237,7 +238,7 @@ class KnownHost:
                     ),
                     on_established=on_established,
                     queue=self._pushes,
-                    record=partial(record, self._audit),
+                    record=self._record,
                 )
                 try:
                     await link.run(outbound.handle)

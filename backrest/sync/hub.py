@@ -32,7 +32,7 @@ from backrest.sync.arrivals import LetIn
 from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
-from backrest.sync.pushing import FEATURES, record
+from backrest.sync.pushing import FEATURES, Recorder
 from backrest.sync.watch import ConfigWatch
 
 log = logging.getLogger("backrest.sync")
@@ -94,7 +94,7 @@ class Hub:
         self.watch = watch
         self.shares = shares
         self.pushes = pushes
-        self.record = partial(record, audit)
+        self.record = Recorder(audit)
         self._config = config
         self._audit = audit
         self._limits = limits or Limits()

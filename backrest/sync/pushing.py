@@ -52,14 +52,30 @@ _SHARED, _WITHDRAWN = 0, -1  # set_configs that are none of the queue, whose num
 NO_CLIENT_PUSHES = "this hub takes no changes from its clients (it runs another program, or an older version)"
 
 
-async def record(audit: AuditLog, event: str, **fields: Any) -> None:
-    """Write to the audit log. A full disk ends no session; shielded: what was done is recorded, also when the
-    session ends at this moment."""
-    with trio.CancelScope(shield=True):
-        try:
-            await trio.to_thread.run_sync(lambda: audit.append(event, **fields))
-        except BackrestError as error:
-            log.error("the audit log could not record %r, %r: %s", event, fields, error)
+class Recorder:
+    """Writes to the audit log: a coroutine function of an event and its fields. A full disk ends no session.
+
+    A peer whose push is refused may send the same again at each change of its own and at each session, for ever: only
+    what differs from the last refusal of that peer is recorded.
+    """
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+        self._refusals: dict[
+            str, dict[str, Any]
+        ] = {}  # of each peer, the last; there are as many as are configured
+
+    async def __call__(self, event: str, **fields: Any) -> None:
+        if event == "config-refused":
+            if self._refusals.get(fields["keyid"]) == fields:
+                return
+            self._refusals[fields["keyid"]] = fields
+        # Shielded: what was done is recorded, also when the session ends at this moment.
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
+            except BackrestError as error:
+                log.error("the audit log could not record %r, %r: %s", event, fields, error)
 
 
 def answers_pushes(link: Link) -> bool:
