@@ -289,6 +289,7 @@ def test_a_damaged_history_is_named_with_the_way_out(here: Run, world: World) ->
     world.paths.oplog.write_bytes(b"".join(lines))
     result = here("ops", "list", code=1)
     assert "line 2" in result.stderr
+    assert "`backrest oplog repair` sets it aside" in result.stderr
     result = here("oplog", "verify", code=1)
     assert "backrest oplog repair" in result.stderr
     assert "1 bad line set aside" in here("oplog", "repair").stdout

@@ -34,6 +34,10 @@ Read = Callable[[int, int], bytes]
 BLOCK = 1 << 20
 
 
+# Who meets a damaged log sees only the first bad line, and must learn what can be done.
+WAY_OUT = "`backrest oplog verify` lists all that is damaged, `backrest oplog repair` sets it aside"
+
+
 @dataclass(frozen=True, slots=True)
 class BadLine:
     offset: int
@@ -89,7 +93,7 @@ def load(file: AppendFile, progress: Progress | None = None) -> Index:
         file.append(())  # a sync: lines that a killed process wrote may be in memory only
         return index
     if bad.number == 1 or not is_crash_tail(file.read, file.length, bad):
-        raise CorruptError(file.path, bad.number, bad.reason)
+        raise CorruptError(file.path, bad.number, f"{bad.reason} ({WAY_OUT})")
     size = file.length - bad.offset
     if b"\n" in file.read(bad.offset, min(size, MAX_LINE)):
         kept = set_aside(file, bad.offset)
