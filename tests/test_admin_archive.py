@@ -17,6 +17,8 @@ from backrest.store import syscalls
 from backrest.store.oplog import Applied, OpLog
 from backrest.store.syscalls import Disk
 
+ANOTHER_KEY = "ed25519." + "C" * 43
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -133,19 +135,63 @@ def test_a_removed_client_without_a_history_leaves_nothing(world: World) -> None
             world.call("RemoveClient", ident="laptop", purge=True)
 
 
-def test_of_two_clients_with_one_name_the_key_says_which_is_purged(world: World) -> None:
+def test_the_archive_of_a_name_that_is_in_use_again_has_a_name_of_its_own(world: World) -> None:
     """A machine set up anew has its old name and a new key; its old history must not be mixed up with it."""
     old = add_client(world)
     with world.daemon() as daemon:
         daemon.oplog.apply(old, [sent(1)])
         world.call("RemoveClient", ident="laptop")
-        new = add_client(world, keyid="ed25519." + "C" * 43)
-        daemon.oplog.apply(new, [sent(1)])
-        with pytest.raises(ConflictError, match="give the key id"):
+        new = add_client(world, keyid=ANOTHER_KEY)
+        daemon.oplog.apply(new, [sent(1), sent(2)])
+        with pytest.raises(ConflictError) as refused:
             world.call("RemoveClient", ident="laptop", purge=True)
-        assert world.call("RemoveClient", ident=old, purge=True)["purged"] == 1
-        assert daemon.oplog.count(new) == 1
+        assert all(word in str(refused.value) for word in ("archived:laptop", old, "1 operation)", new))
+        assert listed(world, peer="archived:laptop") == [(old, True)]
+        assert listed(world, peer="laptop") == [(new, False)] * 2
+        assert world.call("RemoveClient", ident="archived:laptop", purge=True)["purged"] == 1
+        assert daemon.oplog.count(new) == 2
         assert [c["keyId"] for c in world.call("ListClients")["clients"]] == [new]
+        with pytest.raises(NotFoundError, match="no archived history of 'laptop'"):
+            world.call("RemoveClient", ident="archived:laptop", purge=True)
+
+
+def test_of_two_archives_with_one_name_the_candidates_are_listed(world: World) -> None:
+    old = add_client(world)
+    with world.daemon() as daemon:
+        daemon.oplog.apply(old, [sent(1)])
+        world.call("RemoveClient", ident="laptop")
+        new = add_client(world, keyid=ANOTHER_KEY)
+        daemon.oplog.apply(new, [sent(1), sent(2)])
+        assert world.call("RemoveClient", ident="laptop")["keyId"] == new, "the name is that of the client"
+        for ident in ("laptop", "archived:laptop"):
+            with pytest.raises(ConflictError) as refused:
+                world.call("RemoveClient", ident=ident, purge=True)
+            for keyid, count in ((old, "1 operation)"), (new, "2 operations)")):
+                assert f"{keyid} (removed 20" in str(refused.value)
+                assert count in str(refused.value)
+        assert world.call("RemoveClient", ident=old, purge=True)["purged"] == 1
+
+
+def listed(world: World, **wanted: object) -> list[tuple[str, bool]]:
+    """The key that each operation came from, and whether it is marked as archived."""
+    _, events = world.stream("ListOperations", **wanted)
+    rows = [one for event in events for one in event["operations"]]
+    return [(one.get("originalInstanceKeyid", ""), one.get("archived", False)) for one in rows]
+
+
+def test_a_list_marks_what_is_archived_and_nothing_else(world: World) -> None:
+    old = add_client(world)
+    with world.daemon() as daemon:
+        [mine] = daemon.oplog.add([operation()])
+        daemon.oplog.apply(old, [sent(1)])
+        assert listed(world) == [("", False), (old, False)]
+        world.call("RemoveClient", ident="laptop")
+        assert listed(world) == [("", False), (old, True)]
+        theirs = mine.id + 1
+        assert world.call("ShowOperation", op_id=theirs)["operation"]["archived"] is True
+        assert "archived" not in world.call("ShowOperation", op_id=mine.id)["operation"]
+        add_client(world)
+        assert listed(world) == [("", False), (old, False)], "it is back, and its history live"
 
 
 def test_an_archived_history_is_live_again_when_its_client_is_back(world: World) -> None:

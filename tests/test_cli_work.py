@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_world import HUB_TOKEN_KEY, World, operation
+from admin_world import HUB_TOKEN_KEY, World, add_client, operation
 from cli_world import Run, document, here, run, world
 from click.testing import CliRunner
 from processes import BACKREST, Machine
 from store_disk import largest_file
 
 from backrest.admin import imports
+from backrest.admin.context import Context
 from backrest.admin.settings import Settings
 from backrest.cli.main import cli
 from backrest.wire import sync
@@ -87,6 +88,28 @@ def test_an_import_with_a_bad_line_names_it_and_adds_nothing(here: Run, tmp_path
     ]
     assert "3 bad lines: nothing was imported" in result.stderr
     assert document(here("ops", "list", "--json")) == {"operations": []}
+
+
+def test_a_removed_clients_rows_are_marked_and_its_history_is_purged_by_name(here: Run, world: World) -> None:
+    """Its name is that of a client again, with another key."""
+    old = add_client(world)
+    with Context(world.paths) as context:
+        context.oplog.apply(old, [operation(7, id=7, modno=7, flow_id=7, instance_id="laptop")])
+    here("ops", "import", "-", input=LINE)
+    here("client", "remove", "laptop")
+    add_client(world, keyid="ed25519." + "C" * 43)
+    first, second = here("ops", "list").stdout.splitlines()[1:]
+    assert "here" in first
+    assert "(archived)" not in first
+    assert "laptop (archived)" in second
+    shown = document(here("ops", "list", "--json"))["operations"]
+    assert [one.get("archived") for one in shown] == [None, True]
+    assert "removed, its history is archived" in here("ops", "show", shown[1]["id"]).stdout
+    assert "archived:laptop" in here("client", "remove", "laptop", "--purge", code=1).stderr
+    assert (
+        "1 operation of its history deleted" in here("client", "remove", "archived:laptop", "--purge").stdout
+    )
+    assert "(archived)" not in here("ops", "list").stdout
 
 
 def test_an_import_from_standard_input(here: Run) -> None:

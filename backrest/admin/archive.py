@@ -2,6 +2,9 @@
 
 Who is archived follows from the log and the configuration alone. Its name and since when are remembered in
 peers.json; where that was lost, or the client was removed by an edit of the file, the audit log tells them.
+
+People name it by its instance id. A machine that came back with another key has the name of its own archived history:
+then the name means the machine, and ``archived:NAME`` its archived history, which no instance id can look like.
 """
 
 from __future__ import annotations
@@ -10,20 +13,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from backrest.admin import context as clock
-from backrest.errors import BackrestError, ConflictError
+from backrest.errors import BackrestError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from backrest.admin.context import Context
 
+PREFIX = "archived:"
+
+
+def archived_keys(context: Context) -> set[str]:
+    """The key ids of those that are archived."""
+    sync = context.config.current.multihost
+    return set(context.oplog.origins()) - {p.keyid for p in (*sync.authorized_clients, *sync.known_hosts)}
+
 
 def archived(context: Context) -> list[dict[str, Any]]:
     """One for each: ``instanceId``, ``keyId``, ``archivedMillis`` (since when), ``operations``."""
-    sync = context.config.current.multihost
-    configured = {peer.keyid for peer in (*sync.authorized_clients, *sync.known_hosts)}
     result = []
-    for keyid in context.oplog.origins():
-        if keyid in configured:
-            continue
+    for keyid in archived_keys(context):
         record = context.peers.get(keyid)
         if record is None or not record.archived_ms:
             name, since_ms = _remembered(context, keyid)
@@ -41,12 +48,29 @@ def archived(context: Context) -> list[dict[str, Any]]:
 
 
 def archived_one(context: Context, ident: str) -> dict[str, Any] | None:
-    """The archived client with that name or key id; ConflictError when several had the name."""
-    found = [one for one in archived(context) if ident in (one["instanceId"], one["keyId"])]
+    """The archived client with that name, ``archived:`` and that name, or that key id.
+
+    ConflictError, which lists them, when several had the name; NotFoundError for ``archived:`` and nothing there.
+    """
+    name = ident.removeprefix(PREFIX)
+    every = archived(context)
+    found = [one for one in every if name in (one["instanceId"], one["keyId"])]
     if len(found) > 1:
-        keys = ", ".join(one["keyId"] for one in found)
-        raise ConflictError(f"{len(found)} removed clients had the name {ident!r}: give the key id ({keys})")
+        raise ConflictError(
+            f"{len(found)} removed clients had the name {name!r}: give the key id of one of them, "
+            f"{' or '.join(map(described, found))}"
+        )
+    if name != ident and not found:
+        names = ", ".join(sorted({one["instanceId"] for one in every})) or "none"
+        raise NotFoundError(f"there is no archived history of {name!r} (there is of: {names})")
     return found[0] if found else None
+
+
+def described(one: dict[str, Any]) -> str:
+    """A candidate, for a person who has to choose."""
+    since = datetime.fromtimestamp(int(one["archivedMillis"]) / 1000).strftime("%Y-%m-%d %H:%M")
+    count = one["operations"]
+    return f"{one['keyId']} (removed {since}, {count:,} operation{'' if count == 1 else 's'})"
 
 
 def _remembered(context: Context, keyid: str) -> tuple[str, int]:

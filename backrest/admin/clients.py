@@ -34,15 +34,16 @@ def list_all(context: Context) -> dict[str, Any]:
 
 def remove(context: Context, ident: str, purge: bool = False) -> dict[str, Any]:
     """Takes the client's right to connect; with ``purge`` its history too, even if it was removed before."""
-    from backrest.admin.archive import archived_one
+    from backrest.admin.archive import PREFIX, archived_one, described
     from backrest.admin.removal import remove_peer
 
-    gone = archived_one(context, ident)
     configured = _configured(context, ident)
-    if purge and gone and configured is not None and ident != configured.keyid:
+    # Only a purge can mean either; what removes the right to connect means who has it.
+    gone = archived_one(context, ident) if purge or configured is None else None
+    if gone and configured is not None and ident != configured.keyid:
         raise ConflictError(
-            f"{ident!r} is a client here ({configured.keyid}) and was the name of a removed one "
-            f"({gone['keyId']}): give the key id of the one that is meant"
+            f"{ident!r} is a client here and was the name of a removed one: `{PREFIX}{ident}` deletes what is kept of "
+            f"the removed one, {described(gone)}; the key id {configured.keyid} removes the client, with its history"
         )
     if gone and configured is None:
         if not purge:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from backrest import wire
+from backrest.admin.archive import archived_keys
 from backrest.admin.context import Context
 from backrest.admin.peers import resolve
 from backrest.admin.registry import Emit
@@ -68,7 +69,7 @@ async def list_operations(
     limit: int = 0,
 ) -> dict[str, Any]:
     """Operations that fit, by start time and id, in events of up to BATCH; the last ``limit`` of them, or all
-    for 0.
+    for 0. ``archived`` is true for those of a peer that was removed.
     """
     import trio
 
@@ -79,17 +80,26 @@ async def list_operations(
         return list(ids[-limit:] if more else ids), more
 
     def load(ids: Sequence[int]) -> list[dict[str, Any]]:
-        return [codec.to_dict(operation) for operation in context.oplog.read(ids)]
+        return [_shown(operation, gone) for operation in context.oplog.read(ids)]
 
     ids, more = await trio.to_thread.run_sync(select)
+    gone = archived_keys(context)
     for at in range(0, len(ids), BATCH):
         await emit({"operations": await trio.to_thread.run_sync(load, ids[at : at + BATCH])})
     return {"count": len(ids), "more": more}
 
 
+def _shown(operation: Operation, gone: set[str]) -> dict[str, Any]:
+    """The operation, with ``archived`` when it came from one of the keys ``gone``."""
+    shown = codec.to_dict(operation)
+    if operation.original_instance_keyid in gone:
+        shown["archived"] = True
+    return shown
+
+
 def show(context: Context, op_id: int) -> dict[str, Any]:
     """One operation."""
-    return {"operation": codec.to_dict(context.oplog.get(op_id))}
+    return {"operation": _shown(context.oplog.get(op_id), archived_keys(context))}
 
 
 async def tail(

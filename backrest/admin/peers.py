@@ -50,7 +50,10 @@ def find(peers: Iterable[Peer], ident: str, noun: str) -> Peer:
 
 
 def resolve(context: Context, ident: str) -> str:
-    """The key id of a peer, present or removed, or "" for this instance itself; NotFoundError."""
+    """The key id of a peer, present or removed, or "" for this instance itself; NotFoundError.
+
+    Of a present and a removed one with the same name it is the present one; the other is ``archived:NAME``.
+    """
     from backrest.admin.archive import archived_one
 
     config = context.config.current

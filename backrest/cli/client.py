@@ -68,8 +68,8 @@ def remove(id: str, purge: bool, as_json: bool) -> None:
     elif result["operations"]:
         output.say(
             f"Its history of {formats.plural(result['operations'], 'operation')} stays, archived "
-            f"(`backrest client list --all`, `backrest ops list --peer {name}`); "
-            f"`backrest client remove {name} --purge` deletes it."
+            f"(`backrest client list --all`, `backrest ops list --peer archived:{name}`); "
+            f"`backrest client remove archived:{name} --purge` deletes it."
         )
     return None
 

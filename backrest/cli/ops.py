@@ -37,7 +37,10 @@ def _filters(function: Any) -> Any:
         click.option(
             "--peer",
             metavar="ID",
-            help="Only those that came from this peer; 'local' for this machine's own.",
+            help=(
+                "Only those that came from this peer; 'local' for this machine's own, 'archived:ID' for those of a "
+                "removed client whose id is in use again."
+            ),
         ),
     ):
         function = option(function)
@@ -120,7 +123,7 @@ def row(one: dict[str, Any]) -> tuple[object, ...]:
     return (
         one["id"],
         formats.moment(began),
-        one.get("instanceId", ""),
+        f"{one.get('instanceId', '')} (archived)" if one.get("archived") else one.get("instanceId", ""),
         one.get("repoId", ""),
         one.get("planId", ""),
         kind(one),
@@ -157,6 +160,13 @@ def detail(one: dict[str, Any]) -> str:
     return snapshot
 
 
+def _origin(one: dict[str, Any]) -> str:
+    keyid = str(one.get("originalInstanceKeyid", ""))
+    if one.get("archived"):
+        return f"{keyid} (removed, its history is archived)"
+    return keyid or "this machine"
+
+
 @ops.command()
 @click.argument("id", type=click.IntRange(min=1))
 @json_option
@@ -172,7 +182,7 @@ def show(id: int, as_json: bool) -> None:
             ("What", kind(one)),
             ("Status", states.STATUS.get(one.get("status", "STATUS_UNKNOWN"), "unknown")),
             ("Instance", one.get("instanceId")),
-            ("From", one.get("originalInstanceKeyid") or "this machine"),
+            ("From", _origin(one)),
             ("There", one.get("originalId")),
             ("Repository", f"{one.get('repoId')} ({one.get('repoGuid', '')[:8]})"),
             ("Plan", one.get("planId")),
