@@ -144,7 +144,7 @@ async def test_a_result_that_is_not_valid_is_refused_as_a_whole(
         push = hub.pushes.add(client.keyid, "laptop", plan(repo="nowhere"))
         found = await answer(world, hub, push.id)
     assert found.result == "refused"
-    assert "nothing was applied" in found.refused[0]
+    assert found.refused == ('nothing was applied: plan "photos": repo "nowhere" not found',)
     assert not client.config.current.plans
 
 

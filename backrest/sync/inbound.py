@@ -397,7 +397,7 @@ async def change_config(
     try:
         await trio.to_thread.run_sync(write, change)
     except UserError as error:
-        report.refuse_all(f"nothing was applied: {error}")
+        report.refuse_all(f"nothing was applied: {'; '.join(error.problems) or error}")
     for level, sentences in ((logging.INFO, report.applied), (logging.WARNING, report.refused)):
         for sentence in sentences[:REPORTED]:
             log.log(level, "configuration from %s: %s", entry.instance_id, one_line(sentence, REPORTED_CHARS))
