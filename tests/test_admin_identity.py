@@ -80,8 +80,6 @@ def test_nothing_else_replaces_the_key(machine: World) -> None:
 def test_the_command_names_every_peer_and_what_to_do_on_both_machines(here: Run, world: World) -> None:  # noqa: F811
     add_host(world)
     add_client(world, "laptop")
-    here("identity", "rotate", code=2)  # no terminal to ask: nothing happens
-    here("identity", "rotate", "--json", code=2)
     said = here("identity", "rotate", "--yes").stdout
     assert "backrest client remove here" in said
     assert "backrest host add TOKEN --url http://hub:9898" in said

@@ -107,13 +107,14 @@ def test_a_name_that_the_terminals_encoding_lacks_is_escaped_not_a_failure(machi
     assert "\\u4e2d" in machine.ok("ops", "list")
 
 
-def in_a_terminal(machine: Machine, *args: str) -> str:
-    """What a command writes to a terminal."""
+def in_a_terminal(machine: Machine, *args: str, typed: bytes = b"") -> str:
+    """What a command writes to a terminal, on which somebody types."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [*BACKREST, *args], env=machine.env, stdout=follower, stderr=follower, stdin=follower
     )
     os.close(follower)
+    os.write(leader, typed)
     written = b""
     try:
         while chunk := os.read(leader, 65536):
@@ -133,6 +134,32 @@ def test_colour_is_for_terminals_that_want_it(machine: Machine) -> None:
     assert "\x1b[" not in machine.ok("ops", "list")
     machine.env["NO_COLOR"] = "1"
     assert "\x1b[3" not in in_a_terminal(machine, "ops", "list")
+
+
+@pytest.mark.parametrize("format", [(), ("--json",)], ids=["text", "json"])
+@pytest.mark.parametrize("command", ["push", "identity rotate"])
+def test_a_command_that_asks_does_nothing_without_a_yes(
+    machine: Machine, command: str, format: tuple[str, ...]
+) -> None:
+    """One rule for all of them: on a terminal it asks; without one it is wrong usage, and --yes is named."""
+    config = machine.directory / "config.json"
+    whole = json.loads(config.read_text())
+    whole["sync"]["authorizedClients"] = [{"instanceId": "laptop", "keyId": "ed25519." + "B" * 43}]
+    config.write_text(json.dumps(whole))
+    line = ("push", "laptop", "--delete-plan", "old") if command == "push" else ("identity", "rotate")
+
+    def state() -> tuple[object, object]:
+        return machine.json("identity", "show"), machine.json("push", "list")
+
+    before = state()
+    assert "--yes" in machine.refused(*line, *format, code=2)
+    assert "[y/N]" in in_a_terminal(machine, *line, *format, typed=b"n\n")
+    assert state() == before
+    assert "[y/N]" in in_a_terminal(machine, *line, *format, typed=b"y\n")
+    assert state() != before
+    before = state()
+    assert "[y/N]" not in machine.ok(*line, *format, "--yes")
+    assert state() != before
 
 
 def test_the_log_of_the_daemon_is_json_when_asked(machine: Machine) -> None:

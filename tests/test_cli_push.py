@@ -85,7 +85,7 @@ def test_secrets_are_named_and_never_shown(hub: Run, world: World, file: Any) ->
         }
     )
     for more in ((), ("--json",)):
-        result = hub("push", "laptop", "--repo", repo, *more)
+        result = hub("push", "--yes", "laptop", "--repo", repo, *more)
         assert SECRET not in result.output
     assert (
         "sets, without showing it: password, env[0]"
@@ -108,7 +108,7 @@ def test_without_a_daemon_it_is_queued_and_can_be_listed_and_dropped(
     hub: Run, world: World, file: Any
 ) -> None:
     plan = file([{"id": "one", "repo": "nas"}, {"id": "two", "repo": "nas"}])
-    said = hub("push", "laptop", "--plan", plan, "--delete-plan", "photos").stdout
+    said = hub("push", "--yes", "laptop", "--plan", plan, "--delete-plan", "photos").stdout
     assert "Queued as push 1. No daemon runs here" in said
     [listed] = document(hub("push", "list", "--json"))["waiting"]
     assert listed["items"] == ["plan one", "plan two", "delete plan photos"]
@@ -120,7 +120,7 @@ def test_without_a_daemon_it_is_queued_and_can_be_listed_and_dropped(
 
 
 def test_standard_input_is_a_file_too(hub: Run, world: World) -> None:
-    hub("push", "laptop", "--plan", "-", input='{"id": "one", "repo": "nas"}')
+    hub("push", "--yes", "laptop", "--plan", "-", input='{"id": "one", "repo": "nas"}')
     assert [push.items for push in waiting(world)] == [("plan one",)]
 
 
@@ -157,18 +157,18 @@ def test_an_unknown_peer_or_file_is_a_sentence(hub: Run, file: Any) -> None:
 
 def test_a_peer_may_be_called_like_a_command(hub: Run, world: World, file: Any) -> None:
     assert "there is no peer 'list'" in hub("push", "to", "list", "--plan", file({"id": "x"}), code=1).stderr
-    hub("push", "to", "laptop", "--plan", file({"id": "x", "repo": "nas"}))
+    hub("push", "to", "--yes", "laptop", "--plan", file({"id": "x", "repo": "nas"}))
     assert len(waiting(world)) == 1
 
 
 def test_options_may_stand_before_the_peer(hub: Run, world: World, file: Any) -> None:
-    hub("push", "--plan", file({"id": "x", "repo": "nas"}), "laptop")
+    hub("push", "--yes", "--plan", file({"id": "x", "repo": "nas"}), "laptop")
     assert len(waiting(world)) == 1
 
 
 def test_a_removed_client_takes_its_pushes_along(hub: Run, world: World, file: Any) -> None:
     for name in ("laptop", "shy"):
-        hub("push", name, "--plan", file({"id": "x", "repo": "nas"}))
+        hub("push", "--yes", name, "--plan", file({"id": "x", "repo": "nas"}))
     hub("client", "remove", "laptop")
     assert [push.instance_id for push in waiting(world)] == ["shy"]
 

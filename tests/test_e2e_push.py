@@ -58,20 +58,20 @@ def test_a_hub_steers_a_client_that_lets_it_and_waits_for_one_that_is_away(
             hub.until_status(connected)
             assert '+  "id": "one"' in hub.ok("push", "laptop", "--plan", one, "--dry-run")
             assert plans(laptop) == []
-            assert "'laptop' has applied it" in hub.ok("push", "laptop", "--plan", one)
+            assert "'laptop' has applied it" in hub.ok("push", "--yes", "laptop", "--plan", one)
             assert plans(laptop) == ["one"]
-            assert "has all of this already" in hub.ok("push", "laptop", "--plan", one)
+            assert "has all of this already" in hub.ok("push", "--yes", "laptop", "--plan", one)
             view = hub.json("client", "show", "laptop", "--config")["config"]
             assert [plan["id"] for plan in view["plans"]] == ["one"]
             assert view["repos"][0]["password"] == "********"
             # What is shown can be edited and pushed back: the mask stays the password.
             edited = hub.directory / "edited.json"
             edited.write_text(json.dumps({**view["repos"][0], "uri": "/srv/elsewhere"}))
-            hub.ok("push", "laptop", "--repo", str(edited))
+            hub.ok("push", "--yes", "laptop", "--repo", str(edited))
             [repo] = json.loads((laptop.directory / "config.json").read_text())["repos"]
             assert (repo["uri"], repo["password"]) == ("/srv/elsewhere", SECRET)
         hub.until_status(lambda status: not connected(status))
-        assert "'laptop' is away" in hub.ok("push", "laptop", "--plan", two, "--delete-plan", "one")
+        assert "'laptop' is away" in hub.ok("push", "--yes", "laptop", "--plan", two, "--delete-plan", "one")
         assert served.stop() == 0
     port = served.url.rpartition(":")[2]
     assert [one["instanceId"] for one in hub.json("push", "list")["waiting"]] == ["laptop"]
@@ -92,16 +92,15 @@ def test_a_refusal_has_its_reason_and_an_exit_code(hub: Machine, laptop: Machine
     with hub.serving() as served, laptop.serving():
         pair(hub, laptop, served, hub_lets="read-operations=*", laptop_lets="read-operations=*")
         hub.until_status(connected)
-        said = hub.refused("push", "laptop", "--plan", plan)
+        said = hub.refused("push", "--yes", "laptop", "--plan", plan)
         assert "plan 'one': READ_WRITE_CONFIG is not granted for it" in said
         assert "granted on 'laptop': `backrest host grant HUB" in said
         assert plans(laptop) == []
         assert "granted there" in hub.run("client", "show", "laptop").stderr
         laptop.ok("host", "grant", "hub", "read-write-config=plan:one")
         hub.until_status(connected)
-        done = hub.run(
-            "push", "laptop", "--plan", plan
-        )  # the session under the new terms may be a moment away
+        # the session under the new terms may be a moment away
+        done = hub.run("push", "--yes", "laptop", "--plan", plan)
         assert done.returncode == 0, done.stderr
         hub.until_status(lambda status: not hub.json("push", "list")["waiting"])
         assert plans(laptop) == ["one"]
@@ -112,8 +111,8 @@ def test_a_client_steers_its_hub_in_scope_and_no_further(hub: Machine, laptop: M
     with hub.serving() as served, laptop.serving():
         pair(hub, laptop, served, hub_lets="read-write-config=plan:inside", laptop_lets="read-operations=*")
         laptop.until_status(connected)
-        assert "'hub' has applied it" in laptop.ok("push", "hub", "--plan", inside)
-        said = laptop.refused("push", "hub", "--plan", outside)
+        assert "'hub' has applied it" in laptop.ok("push", "--yes", "hub", "--plan", inside)
+        said = laptop.refused("push", "--yes", "hub", "--plan", outside)
         assert "plan 'outside': READ_WRITE_CONFIG is not granted" in said
         assert "client permissions CLIENT" in said
         assert plans(hub) == ["inside"]

@@ -61,6 +61,8 @@ class Scene:
     def type(self, who: str, args: list[str]) -> None:
         if args[:2] == ["repo", "show"]:  # a person looks until it is there
             self.daemons[who].until_logged(f"configuration from hub: repo '{args[2]}' added")
+        if args[0] == "push" and "--dry-run" not in args:  # a person says yes
+            args = [*args, "--yes"]
         said = self.machines[who].ok(*args)
         self.said[" ".join([who, *args[:2]])] = said
         if args[:2] == ["token", "create"]:

@@ -410,7 +410,7 @@ def pushes(heard: Heard, plant: Plants, hub: Machine, laptop: Machine, outside: 
     repo = {"id": "pushed", "guid": "5" * 64, "uri": "/srv/pushed", "password": plant("pushed-password")}
     (outside / "repo.json").write_text(json.dumps(repo))
     heard.run(hub, "push", "to", "laptop", "--repo", str(outside / "repo.json"), "--dry-run")
-    heard.run(hub, "push", "to", "laptop", "--repo", str(outside / "repo.json"))
+    heard.run(hub, "push", "to", "laptop", "--repo", str(outside / "repo.json"), "--yes")
 
 
 def tail(machine: Machine) -> str:

@@ -220,6 +220,19 @@ def sentence(error: BackrestError) -> str:
     return "\n  ".join([text, *problems])
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only if the user says so, or has said so with --yes. The one rule of every command that asks: where there
+    is no terminal to ask at it is wrong usage, never a yes; the question and the answer keep off stdout.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            "there is no terminal to ask at, so nothing was done: --yes does it without asking."
+        )
+    click.confirm(question, abort=True, err=True)
+
+
 def describe(error: OSError) -> str:
     """What the system refused, in the words people know from other programs."""
     reason = error.strerror or type(error).__name__

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Any
 
 import click
 
 from backrest.cli import output
-from backrest.cli.base import Group, json_option, shared
+from backrest.cli.base import Group, confirm, json_option, shared
 
 
 @click.group(cls=Group)
@@ -46,10 +45,8 @@ def rotate(yes: bool, as_json: bool) -> None:
     """
     before = shared().call("ShowIdentity")
     if not yes:
-        if as_json or not sys.stdin.isatty():
-            raise click.UsageError("this ends every pairing: give --yes to do it without being asked.")
         output.note(_warning(before))
-        click.confirm("Replace the key?", abort=True, err=True)
+    confirm("Replace the key?", yes=yes)
     result = shared().call("RotateIdentity", keyid=before["keyId"])
     if as_json:
         return output.print_json(result | {"todo": todo(result)})

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from backrest.cli import formats, output
-from backrest.cli.base import FAILED, Command, Group, json_option, shared
+from backrest.cli.base import FAILED, Command, Group, confirm, json_option, shared
 from backrest.errors import UserError
 
 STDIN_BYTES = 64 * 1024 * 1024
@@ -57,8 +57,8 @@ def _documents(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 def push() -> None:
     """Change the repositories and plans of a client, or of the hub, if it lets us.
 
-    `backrest push CLIENT --plan FILE` shows the difference, asks if there is a terminal, sends it, and says what became
-    of it. For a client that is away it waits in a queue. `backrest push to --help` has the options.
+    `backrest push CLIENT --plan FILE` shows the difference, asks (--yes does not), sends it, and says what became of
+    it. For a client that is away it waits in a queue. `backrest push to --help` has the options.
     """
 
 
@@ -120,8 +120,7 @@ def to(
         if as_json:
             return output.print_json({"preview": preview, "push": None})
         return output.say(f"{name!r} has all of this already: nothing was sent.")
-    if not yes and not as_json and sys.stdin.isatty():
-        click.confirm(f"Push this to {name}?", abort=True, err=True)
+    confirm(f"Push this to {name}?", yes=yes)
 
     def on_event(event: dict[str, Any]) -> None:
         if "queued" in event and preview["connected"]:
