@@ -60,6 +60,9 @@ def test_a_hub_steers_a_client_that_lets_it_and_waits_for_one_that_is_away(
             assert plans(laptop) == []
             assert "'laptop' has applied it" in hub.ok("push", "--yes", "laptop", "--plan", one)
             assert plans(laptop) == ["one"]
+            said = hub.ok("push", "--yes", "laptop", "--delete-plan", "nope", "--delete-repo", "never")
+            assert "Nothing to delete: 'laptop' has no plan 'nope', no repo 'never'." in said
+            assert "applied" not in said
             assert "has all of this already" in hub.ok("push", "--yes", "laptop", "--plan", one)
             view = hub.json("client", "show", "laptop", "--config")["config"]
             assert [plan["id"] for plan in view["plans"]] == ["one"]

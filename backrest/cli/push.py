@@ -130,7 +130,7 @@ def to(
     if as_json:
         output.print_json({"preview": preview, "push": result})
     else:
-        _print_outcome(result)
+        _print_outcome(result, len(preview["items"]), _absent(preview))
     if result["result"] not in ("applied", "queued"):
         if as_json:
             output.note(f"backrest: push {result['push']}: {result['result']}")
@@ -177,11 +177,24 @@ def _difference(item: dict[str, Any], name: str, what: str) -> list[str]:
     )
 
 
-def _print_outcome(result: dict[str, Any]) -> None:
+def _absent(preview: dict[str, Any]) -> list[str]:
+    """What is to be deleted, and is not shown. Who may delete a thing is shown it: when the peer takes the push all the
+    same, there was nothing to delete."""
+    return [
+        f"{item['kind']} {item['id']!r}"
+        for item in preview["items"]
+        if item["action"] == "delete" and item["before"] is None
+    ]
+
+
+def _print_outcome(result: dict[str, Any], items: int, absent: list[str]) -> None:
     name, number = result["peer"]["instanceId"], result["push"]
     reasons = "\n".join(f"  {sentence}" for sentence in result["refused"])
     if result["result"] == "applied":
-        output.say(f"{name!r} has applied it.")
+        if len(absent) < items:
+            output.say(f"{name!r} has applied it.")
+        if absent:
+            output.say(f"Nothing to delete: {name!r} has no {', no '.join(absent)}.")
     elif result["result"] == "queued":
         output.say(_queued(result, name, number))
     elif result["result"] == "waiting":
