@@ -12,6 +12,7 @@ from cli_world import Run, document, here, run, world
 from click.testing import CliRunner
 
 from backrest import errors
+from backrest.admin import hosts
 from backrest.cli.main import COMMANDS, cli
 from backrest.wire import operations as wire_operations
 from backrest.wire import sync
@@ -139,9 +140,23 @@ def test_host_add_without_a_daemon_says_why_it_could_not_pair(here: Run, world: 
     """Nobody listens at port 1 of this machine."""
     token = f"{HUB_TOKEN_KEY}:{'1' * 64}#hub"
     result = here("host", "add", token, "--url", "http://127.0.0.1:1", code=1)
-    assert "not paired with 'hub'" in result.stderr
+    assert "not paired with 'hub': 127.0.0.1:1 refused the connection" in result.stderr
+    assert "is the port in the URL right?" in result.stderr
+    assert "Check that" not in result.stderr, "the reason is known"
     assert "The hub stays entered" in result.stderr
     assert world.config().current.multihost.known_hosts[0].instance_id == "hub"
+
+
+def test_host_add_says_what_to_look_at_when_nobody_knows_why(
+    here: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This daemon dials nobody."""
+    monkeypatch.setattr(hosts, "WAIT_S", 0)
+    token = f"{HUB_TOKEN_KEY}:{'1' * 64}#hub"
+    with world.daemon():
+        result = here("host", "add", token, "--url", "http://hub:9898", code=1)
+    assert "not paired with 'hub': no answer within 0 s.\nCheck that the hub runs" in result.stderr
+    assert "http://hub:9898 reaches it over HTTP/2" in result.stderr
 
 
 def test_grants_are_shown_as_they_are_typed(here: Run) -> None:

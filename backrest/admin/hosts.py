@@ -73,7 +73,7 @@ async def add(
     new_key: bool = False,
 ) -> dict[str, Any]:
     """Adds the hub (or gives a known one a new address and secret, with ``new_key`` also another key than it had),
-    then waits for the pairing's result."""
+    then waits for the pairing's result. ``silent``: it did not come, and nobody knows why."""
     import trio
 
     if ca_file and context.daemon is not None:
@@ -94,13 +94,15 @@ async def add(
         connected, message = False, ""
     shown = await trio.to_thread.run_sync(peer_json, context, entry, "host")
     refused = refused or (not connected and shown["state"] == "CONNECTION_STATE_ERROR_AUTH")
+    silent = wait and not connected and not message
     return {
         "host": shown,
         "known": known,
         "waited": wait,
         "connected": connected,
         "refused": refused,
-        "message": message,
+        "silent": silent,
+        "message": f"no answer within {WAIT_S:.0f} s" if silent else message,
         "daemonRuns": context.daemon is not None,
     }
 
@@ -177,7 +179,7 @@ async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
     from backrest.sync.watch import Watch
 
     refused_since: float | None = None
-    told, message = "", "no answer yet"
+    told = message = ""
     deadline = trio.current_time() + WAIT_S
     with Watch(context.peers.subscribe, context.config.subscribe) as changes:
         while True:
@@ -195,7 +197,7 @@ async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
                 return False, message
             if now >= deadline:
                 return False, message
-            if message != told and record is not None and record.message:
+            if message != told:
                 told = message
                 await emit({"message": message})
             await changes.wait(at_least_every_s=LOOK_EVERY_S)
@@ -236,7 +238,7 @@ async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[boo
             dial=dialer(ca_file),
         )
         return outcome.lived > 0, "" if outcome.lived > 0 else outcome.message, outcome.refused
-    return False, f"the hub did not answer within {WAIT_S:.0f} s", False
+    return False, "", False
 
 
 def list_hosts(context: Context) -> dict[str, Any]:

@@ -113,16 +113,17 @@ def _advice(result: dict[str, Any], name: str, url: str) -> str:
         if result["daemonRuns"]
         else "`backrest serve` will try on"
     )
+    hint = ""  # what went wrong says itself what to look at
     if result["refused"]:
-        hint = "With a new token from the hub (`backrest token create` there), run this again."
-    else:
+        hint = "With a new token from the hub (`backrest token create` there), run this again. "
+    elif result["silent"]:
         hint = (
             f"Check that the hub runs and that {url} reaches it over HTTP/2: with its port, 9898 unless it was told "
-            "otherwise, or that of the proxy before it, which must pass /v1sync.BackrestSyncService/."
+            "otherwise, or that of the proxy before it, which must pass /v1sync.BackrestSyncService/. "
         )
     return (
         f"backrest: not paired with {name!r}: {result['message']}.\n"
-        f"{hint} The hub stays entered: {goes_on}; `backrest host remove {name}` gives it up."
+        f"{hint}The hub stays entered: {goes_on}; `backrest host remove {name}` gives it up."
     )
 
 
