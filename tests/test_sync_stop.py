@@ -58,6 +58,21 @@ async def test_a_hub_that_is_no_help_does_not_hold_up_a_stop(
         assert trio.current_time() - stopped <= takes_s < 5
 
 
+async def test_why_a_hub_was_not_reached_is_known_after_the_stop(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    async with client.running():
+        failed = await client.until_peer(hub, RETRY_WAIT)
+        client.clients.stop()
+        stopped = await client.until_peer(hub, wire.sync.CONNECTION_STATE_DISCONNECTED)
+        assert "refused" in failed.message
+        assert stopped.message == failed.message
+    client.open()
+    async with hub.running(), client.running():
+        assert (await client.until_peer(hub, CONNECTED)).message == "", "until it is reached"
+
+
 async def test_a_session_that_rests_after_a_mistake_of_ours_does_not_hold_up_a_stop(
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

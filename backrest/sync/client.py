@@ -115,6 +115,9 @@ class KnownHost:
         self._nudge = trio.Event()
         self._woke = False
         self._stopped = False
+        self._failure = (
+            ""  # why the last attempt did not last; it stays to be read when nobody dials any more
+        )
         self._waiting = trio.CancelScope()
 
     async def run(self) -> None:
@@ -125,7 +128,7 @@ class KnownHost:
                     await self._keep_dialling()
         finally:
             if self._stopped:  # also when the goodbye took too long, and was cut short
-                self._update(wire.sync.CONNECTION_STATE_DISCONNECTED, "")
+                self._update(wire.sync.CONNECTION_STATE_DISCONNECTED, self._failure)
 
     def stop(self) -> None:
         """Let ``run`` return. A session says goodbye first, so that the hub sees an end and not an accident; a dial
@@ -272,6 +275,7 @@ class KnownHost:
     async def _connected(self) -> None:
         """The hub has let us in: show it, and forget the pairing secret, which has done its work."""
         now_ms = int(time.time() * 1000)
+        self._failure = ""
         self._update(wire.sync.CONNECTION_STATE_CONNECTED, "", last_heartbeat_ms=now_ms, warnings=())
         log.info("connected to %s at %s", self._entry.instance_id, self._entry.instance_url)
         if self._secret():
@@ -297,7 +301,7 @@ class KnownHost:
         return ""
 
     def _show(self, outcome: Outcome, wait: float) -> None:
-        state = outcome.state
+        state, self._failure = outcome.state, outcome.message
         if state == wire.sync.CONNECTION_STATE_DISCONNECTED and wait:
             state = wire.sync.CONNECTION_STATE_RETRY_WAIT
         log.info("%s: %s; next try in %.0f s", self._entry.instance_id, outcome.message, wait)
