@@ -6,9 +6,11 @@ What h2 cannot be told (floods, header blocks, settings) is in h2guard.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.events import Event
 from h2.settings import SettingCodes, Settings
 
 from backrest.net import h2guard
@@ -41,6 +43,13 @@ class _Connection(H2Connection):
     # h2 remembers how this many streams ended. Its 65,536 take 6 MB of a hostile connection; it is enough to
     # cover the frames that were under way when we reset a stream.
     MAX_CLOSED_STREAMS = 4_096
+
+    def _receive_frame(self, frame: Any) -> list[Event]:
+        # For a logger that is not there h2 makes the text of each frame, and of its bytes in hexadecimal: three
+        # copies of them, more than all the rest of its work on a large frame. (h2 4.4.1, connection.py; the instance's
+        # own method comes before the class's.)
+        frame._body_repr = str
+        return super()._receive_frame(frame)
 
 
 def open_h2(settings: ServerSettings) -> H2Connection:

@@ -37,10 +37,11 @@ class Established:
 @dataclass(frozen=True, slots=True)
 class Received:
     """An item that has its place here. ``kind`` is its name in SyncStreamItem's oneof; its shape is checked
-    (equal lists, an event that is there), not the permission."""
+    (equal lists, an event that is there), not the permission. ``size``: bytes that it took in the stream."""
 
     kind: str
     message: Message
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,17 +107,17 @@ class Inbound:
         if isinstance(event, events.HeartbeatReceived):
             self._hub.heard_from(self.keyid)
         elif isinstance(event, events.Received):
-            await self._received(event.kind, event.message)
+            await self._received(event.kind, event.message, event.size)
 
-    async def _received(self, kind: str, message: object) -> None:
+    async def _received(self, kind: str, message: object, size: int) -> None:
         if isinstance(message, Manifest):
             if len(message.op_ids) > MANIFEST_IDS:
                 raise PeerError(
                     Fault.ITEM, Code.RESOURCE_EXHAUSTED, f"a manifest of more than {MANIFEST_IDS} operations"
                 )
-            await self._put(message, message.ByteSize())
+            await self._put(message, size)
         elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveOperations):
-            await self._operations(message.event)
+            await self._operations(message.event, size)
         elif isinstance(message, ReceiveConfig | ReceiveResources):
             kept = await shown(message)
             self._hub.peers.update(self.keyid, **kept)
@@ -132,14 +132,14 @@ class Inbound:
         else:
             raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a hub does not take {kind}")
 
-    async def _operations(self, event: wire.operations.OperationEvent) -> None:
+    async def _operations(self, event: wire.operations.OperationEvent, size: int) -> None:
         kind = event.WhichOneof("event")
         if kind == "created_operations":
-            await self._upserts(event.created_operations.operations, event.ByteSize())
+            await self._upserts(event.created_operations.operations, size)
         elif kind == "updated_operations":
-            await self._upserts(event.updated_operations.operations, event.ByteSize())
+            await self._upserts(event.updated_operations.operations, size)
         elif kind == "deleted_operations":
-            await self._put(_Changes(deletes=list(event.deleted_operations.values)), event.ByteSize())
+            await self._put(_Changes(deletes=list(event.deleted_operations.values)), size)
         # keep_alive: nothing to do (PROTOCOL.md section 6)
 
     # --- storing, in order
