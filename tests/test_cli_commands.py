@@ -144,6 +144,9 @@ def test_host_add_without_a_daemon_says_why_it_could_not_pair(here: Run, world: 
     assert "is the port in the URL right?" in result.stderr
     assert "Check that" not in result.stderr, "the reason is known"
     assert "The hub stays entered" in result.stderr
+    [shown] = [line for line in here("status").stdout.splitlines() if line.startswith("hub ")]
+    assert "disconnected" in shown
+    assert "127.0.0.1:1 refused the connection" in shown, "it is not forgotten"
     assert world.config().current.multihost.known_hosts[0].instance_id == "hub"
 
 
@@ -155,7 +158,7 @@ def test_host_add_says_what_to_look_at_when_nobody_knows_why(
     token = f"{HUB_TOKEN_KEY}:{'1' * 64}#hub"
     with world.daemon():
         result = here("host", "add", token, "--url", "http://hub:9898", code=1)
-    assert "not paired with 'hub': no answer within 0 s.\nCheck that the hub runs" in result.stderr
+    assert "not paired with 'hub': no answer within 30 s.\nCheck that the hub runs" in result.stderr
     assert "http://hub:9898 reaches it over HTTP/2" in result.stderr
 
 

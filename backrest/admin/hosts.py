@@ -22,6 +22,7 @@ from backrest.errors import ConflictError, UserError
 DEFAULT_GRANTS = ("read-operations=*", "receive-shared-repos=*")
 
 WAIT_S = 30.0  # longer than a session may take to begin (15 s), and about what a person waits without doubts
+NO_ANSWER = f"no answer within {WAIT_S:.0f} s"
 # A refusal counts once it has lasted: the reference hub refuses the first session after a pairing that
 # worked.
 REFUSAL_LASTS_S = 6.0
@@ -102,7 +103,7 @@ async def add(
         "connected": connected,
         "refused": refused,
         "silent": silent,
-        "message": f"no answer within {WAIT_S:.0f} s" if silent else message,
+        "message": NO_ANSWER if silent else message,
         "daemonRuns": context.daemon is not None,
     }
 
@@ -228,6 +229,8 @@ async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[boo
         _ = context.oplog, context.peers
 
     await trio.to_thread.run_sync(open_stores)
+    connected, refused, message = False, False, ""
+    state = wire.sync.CONNECTION_STATE_DISCONNECTED
     with trio.move_on_after(WAIT_S):
         outcome = await pair_once(
             entry,
@@ -237,8 +240,11 @@ async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[boo
             audit=context.audit,
             dial=dialer(ca_file),
         )
-        return outcome.lived > 0, "" if outcome.lived > 0 else outcome.message, outcome.refused
-    return False, "", False
+        connected, refused = outcome.lived > 0, outcome.refused
+        state, message = outcome.state, "" if connected else outcome.message
+    # Nobody dials on: `status` shows this until a daemon does.
+    context.peers.update(entry.keyid, state=state, message=message if message or connected else NO_ANSWER)
+    return connected, message, refused
 
 
 def list_hosts(context: Context) -> dict[str, Any]:
