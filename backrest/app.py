@@ -146,6 +146,7 @@ class _Daemon:
                 async with trio.open_nursery() as background:
                     background.start_soon(self._write_peers)
                     background.start_soon(self._compact)
+                    background.start_soon(self._hub.run)
                     background.start_soon(self._hub.prune_tokens)
                     async with trio.open_nursery() as sessions:
                         sessions.start_soon(self._clients.run)

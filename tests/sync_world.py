@@ -160,6 +160,7 @@ class Instance:
         )
         with self.watch.running():
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.hub.run)
                 nursery.start_soon(self.clients.run)
                 self.world.up[self.name] = self
                 try:

@@ -15,7 +15,7 @@ from backrest import wire
 from backrest.protocol import outcome
 from backrest.protocol.outcome import Outcome
 from backrest.sync import apply
-from backrest.sync.link import Link, Signal
+from backrest.sync.link import Link, Signal, Worker
 from backrest.sync.pushing import MOST_REFUSALS, answers_pushes
 
 PUSHES = 10  # set_configs taken in PUSHES_S; then a peer waits: each is a write to disk, and a new view for all others
@@ -47,7 +47,8 @@ class Answers:
         self._pace = Pace()
         self._taken = 0
         self._due: deque[Outcome] = deque()
-        self._work, self._sent = Signal(), Signal()
+        self._sending = Worker(link, self._send)
+        self._sent = Signal()
 
     async def turn(self) -> None:
         """Wait until one more may be taken."""
@@ -60,13 +61,11 @@ class Answers:
         self._taken += 1
         if answers_pushes(self._link):
             self._due.append(Outcome(self._taken, tuple(report.told), report.done))
-            self._work.set()
+            self._sending.wake()
 
-    async def run(self) -> None:
+    async def _send(self) -> None:
         """The task that sends the answers, as there is room for them: the reader must not wait for the writer."""
-        while True:
-            while not self._due:
-                await self._work.wait()
+        while self._due:
             await self._link.room()
             message = ReceiveConfig(config=self._view())
             outcome.attach(message, self._due.popleft())

@@ -33,10 +33,10 @@ class LetIn:
             str, tuple[str, float]
         ] = {}  # key id -> address, when; as many as there are clients
         self._due: list[tuple[str, dict[str, Any]]] = []
-        self._writing = trio.Lock()
+        self._more = trio.Event()
 
-    async def note(self, entry: Peer, address: str) -> None:
-        """This client was let in just now. A full disk ends no session."""
+    def note(self, entry: Peer, address: str) -> None:
+        """This client was let in just now."""
         now = trio.current_time()
         before = self._recorded.get(entry.keyid)
         if before is not None:
@@ -46,13 +46,25 @@ class LetIn:
         self._recorded[entry.keyid] = (address, now)
         fields = {"keyid": entry.keyid, "instance": entry.instance_id, "address": address}
         self._due.append(("let-in", fields))
-        # Shielded: a session that is cut off at once was let in all the same.
+        self._more.set()
+
+    async def run(self) -> None:
+        """The task that writes what was noted, until cancelled: then what is left, too."""
+        try:
+            while True:
+                await self._more.wait()
+                await self._write()
+        finally:
+            await self._write()
+
+    async def _write(self) -> None:
+        """A full disk ends no session."""
+        self._more = trio.Event()
+        due, self._due = self._due, []
+        if not due:
+            return
         with trio.CancelScope(shield=True):
-            async with self._writing:
-                due, self._due = self._due, []
-                if not due:
-                    return  # written together with an earlier one
-                try:
-                    await trio.to_thread.run_sync(self._audit.append_all, due)
-                except BackrestError as error:
-                    log.error("the audit log could not record who was let in: %s", error)
+            try:
+                await trio.to_thread.run_sync(self._audit.append_all, due)
+            except BackrestError as error:
+                log.error("the audit log could not record who was let in: %s", error)

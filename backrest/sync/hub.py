@@ -11,13 +11,11 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Protocol
 
 import trio
 
 from backrest import wire
-from backrest.crypto.identity import Identity
 from backrest.errors import BackrestError, Code, Fault, PeerError
 from backrest.protocol import events, framing
 from backrest.protocol.session import Limits, Role, Session
@@ -33,7 +31,7 @@ from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
 from backrest.sync.pushing import FEATURES, Recorder
-from backrest.sync.watch import ConfigWatch
+from backrest.sync.watch import ConfigWatch, Subscribe, Watch
 
 log = logging.getLogger("backrest.sync")
 
@@ -111,6 +109,16 @@ class Hub:
         self._storing: dict[str, trio.Lock] = {}
         self._refused: dict[str, tuple[bytes, dict[int, int]]] = {}
 
+    async def run(self) -> None:
+        """What is done once for all sessions, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_config)
+            nursery.start_soon(self._let_in.run)
+            if self.shares is not None:
+                nursery.start_soon(self._follow, self.shares.subscribe, Inbound.shares_changed)
+            if self.pushes is not None:
+                nursery.start_soon(self._follow, self.pushes.subscribe, Inbound.pushes_changed)
+
     async def serve(self, stream: InboundStream) -> None:
         """Handle one stream from its opening to its end; never raises for what the other side does."""
         address = client_address(stream.client, stream.headers, self._trusted)
@@ -125,7 +133,7 @@ class Hub:
     async def _serve(self, stream: InboundStream, address: str, opened: float, place: Place) -> None:
         config = self.watch.current
         try:
-            identity = Identity.from_proto(config.multihost.identity)
+            identity = self.watch.identity
         except ValueError:
             log.error(
                 "no sync session can be served: this instance has no valid identity ('backrest init' makes one)"
@@ -156,9 +164,7 @@ class Hub:
                 client = Inbound(self, link, entry)
                 place.leave()
                 self._arrived(client, entry, address)
-                link.spawn(partial(self._let_in.note, entry, address))
-                link.spawn(client.store)
-                link.spawn(client.follow_config)
+                self._let_in.note(entry, address)
                 link.flush()
                 for early in kept:
                     await handle(early)
@@ -294,6 +300,22 @@ class Hub:
 
     # --- live sessions
 
+    async def _follow_config(self) -> None:
+        """Tell the live sessions of each configuration."""
+        config: Config | None = None  # also those that began before us
+        while True:
+            config = await self.watch.changed(config)
+            for client in tuple(self._live.values()):
+                client.link.do(client.config_changed, config)
+
+    async def _follow(self, subscribe: Subscribe, tell: Callable[[Inbound], None]) -> None:
+        """Tell the live sessions of each change of a store."""
+        with Watch(subscribe) as changes:
+            while True:
+                for client in tuple(self._live.values()):
+                    client.link.do(tell, client)
+                await changes.wait()
+
     def _arrived(self, client: Inbound, entry: Peer, address: str) -> None:
         """Show the client as connected, end its older session at once (never waiting for it), say hello."""
         older = self._live.get(entry.keyid)
@@ -335,7 +357,12 @@ class Hub:
 
     def authorizes(self, entry: Peer) -> bool:
         """Whether ``entry`` still stands in the configuration, unchanged."""
-        return bool(self.watch.clients.get(entry.keyid) == entry)
+        stands = self.watch.clients.get(entry.keyid)
+        return stands is entry or bool(stands == entry)
+
+    def uris(self, keyid: str) -> Mapping[str, str]:
+        """The addresses under which a client is to reach shared repos, by their guids, where they are its own."""
+        return {} if self.shares is None else self.shares.of_client(keyid)
 
     @asynccontextmanager
     async def storing(self, keyid: str) -> AsyncIterator[None]:

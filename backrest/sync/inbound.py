@@ -23,14 +23,12 @@ from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
 from backrest.protocol import events, reconcile
 from backrest.store.mask import masked_remote_config
 from backrest.store.oplog import Meta
-from backrest.store.shares import Shares
 from backrest.store.text import one_line
 from backrest.sync import apply, views
 from backrest.sync.answers import Answers, only_shares
-from backrest.sync.link import Link, Signal
+from backrest.sync.link import Link, Signal, Worker
 from backrest.sync.offers import Withdrawals
 from backrest.sync.pushing import Pushing, Record, answers_pushes
-from backrest.sync.watch import Watch
 
 if TYPE_CHECKING:
     from backrest.sync.hub import Hub
@@ -94,14 +92,17 @@ class Inbound:
         )
         self._withdrawals = Withdrawals(self._config.instance)
         self._offered: frozenset[str] = frozenset()
+        self._uris: Mapping[str, str] = {}  # of the view that was sent: guid -> the address for this client
+        self._shown = self._config
+        self._view_due = False
+        self._showing = Worker(link, self._show)
         self._answers = Answers(link, lambda: views.remote_config(hub.watch.current, self._grants))
 
     def start(self) -> None:
-        """Say what every client hears first. Call once, as soon as the session accepted the client."""
+        """Say what every client hears first, and begin to store. Call once, as soon as the session accepted the
+        client."""
         self._send_view(self._config)
-        self.link.spawn(self._answers.run)
-        self.link.spawn(self._pushing.judge)
-        self.link.spawn(self._pushing.deliver)
+        self.link.spawn(self.store)
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.HeartbeatReceived):
@@ -279,61 +280,55 @@ class Inbound:
 
     # --- configuration
 
-    async def follow_config(self) -> None:
-        """Send the view again after each change; end the session when the change touches the client's own entry."""
-        self.link.spawn(self._show_config)
-        if self._hub.shares is not None:
-            self.link.spawn(partial(self._follow_shares, self._hub.shares))
-        began, config = self._config, self._config
-        while True:
-            config = await self._hub.watch.changed(config)
-            if config.instance != began.instance or config.multihost.identity != began.multihost.identity:
-                self.link.end(code=Code.INTERNAL, message="this hub has another instance id or key now")
-                return
-            if not self._hub.authorizes(self._entry):
-                known = self.keyid in self._hub.watch.clients
-                reason = "its permissions were changed" if known else "it was removed from this hub"
-                code = Code.INTERNAL if known else Code.PERMISSION_DENIED
-                # Who was removed is gone within a second, also when it reads nothing of what we still say.
-                self.link.end(
-                    code=code, message=f"the client's session ends: {reason}", goodbye_s=REMOVED_GOODBYE_S
-                )
-                return
+    def config_changed(self, config: wire.config.Config) -> None:
+        """Send the view again; end the session when the change touches the client's own entry."""
+        began = self._config
+        if config is self._shown:
+            return
+        if config.instance != began.instance or config.multihost.identity != began.multihost.identity:
+            self.link.end(code=Code.INTERNAL, message="this hub has another instance id or key now")
+        elif not self._hub.authorizes(self._entry):
+            known = self.keyid in self._hub.watch.clients
+            reason = "its permissions were changed" if known else "it was removed from this hub"
+            code = Code.INTERNAL if known else Code.PERMISSION_DENIED
+            # Who was removed is gone within a second, also when it reads nothing of what we still say.
+            self.link.end(
+                code=code, message=f"the client's session ends: {reason}", goodbye_s=REMOVED_GOODBYE_S
+            )
+        else:
+            self._view_due = True
+            self._showing.wake()
 
-    async def _show_config(self) -> None:
-        config = self._config
-        while True:
-            await self._hub.watch.changed(config)
+    def shares_changed(self) -> None:
+        """Send the view again when the client is to reach a repo under another address."""
+        if self._hub.uris(self.keyid) != self._uris:
+            self._view_due = True
+            self._showing.wake()
+
+    def pushes_changed(self) -> None:
+        """The queue may hold something for the client."""
+        self._pushing.look()
+
+    async def _show(self) -> None:
+        while self._view_due:
             await self.link.room()  # a client that reads nothing for long gets the newest, not all of them
-            config = self._hub.watch.current
+            self._view_due = False
             if self._hub.authorizes(self._entry):
-                self._send_view(config)
+                self._send_view(self._hub.watch.current)
 
     def _send_view(self, config: wire.config.Config) -> None:
         item = wire.sync.SyncStreamItem
         view = views.remote_config(config, self._grants)
         self.link.send_now("receive_config", item.SyncActionReceiveConfig(config=view))
         self.link.send_now("receive_resources", views.resources(config, self._grants, views.VIEW_CONFIG))
-        uris = self._hub.shares.of_client(self.keyid) if self._hub.shares is not None else {}
-        shared = views.shared_repos(config, self._grants, uris)
+        self._shown, self._uris = config, self._hub.uris(self.keyid)
+        shared = views.shared_repos(config, self._grants, self._uris)
         self._pushing.share(shared)
         self._offered = frozenset(repo.guid for repo in shared)
         self._withdraw()
 
     def _withdraw(self) -> None:
         self._pushing.withdraw(self._withdrawals.due(self._offered))
-
-    async def _follow_shares(self, shares: Shares) -> None:
-        """Send the view again when the client is to reach a repo under another address."""
-        with Watch(shares.subscribe) as changes:
-            sent = shares.of_client(self.keyid)
-            while True:
-                await changes.wait()
-                await self.link.room()
-                uris = shares.of_client(self.keyid)
-                if uris != sent and self._hub.authorizes(self._entry):
-                    sent = uris
-                    self._send_view(self._hub.watch.current)
 
     async def _set_config(self, message: apply.SetConfig) -> None:
         if not self._grants.has(READ_WRITE_CONFIG) and not answers_pushes(self.link):

@@ -135,19 +135,32 @@ class Link:
             self._error = error
             self._work.cancel()
 
+    def do(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function of the owner's, unless the session is over: its failure ends the session, as a task's."""
+        if not self.over:
+            try:
+                function(*args)
+            except Exception as error:
+                self._failed(error)
+
     async def _guard(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run a task of the session: how the first of them fails is how the session ends."""
+        """Run a task of the session."""
         try:
             await task(*args)
-        except PeerError as error:
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """The one boundary: how the first part of a session fails is how the session ends."""
+        if isinstance(error, PeerError):
             self.end(error, error.code, str(error))  # does nothing more to a session that raised it itself
-        except BackrestError as error:
+        elif isinstance(error, BackrestError):
             self.end(error, Code.INTERNAL, "internal error")  # our trouble is not the peer's to read
-        except OSError as error:
+        elif isinstance(error, OSError):
             self._finish(_broke_off(error))
-        except Exception:
+        else:
             # One peer's session must not take anything else along, and its peer must hear an end.
-            log.exception("a sync session failed: this is a mistake in this program")
+            log.error("a sync session failed: this is a mistake in this program", exc_info=error)
             self.end(
                 BackrestError("this program made a mistake; its log says which"),
                 Code.INTERNAL,
@@ -218,6 +231,31 @@ class Link:
         """Wait until more may be queued: for a sender that makes its item only then, the newest."""
         while self.session.outbox_size > ROOM_BYTES:
             await self._room.wait()
+
+
+class Worker:
+    """A task of a session that is there only while it has something to do: ``wake`` starts ``work`` unless it runs.
+
+    ``work`` looks whether there is more to do right before it returns, without an await in between: nothing is missed.
+    """
+
+    __slots__ = ("_link", "_running", "_work")
+
+    def __init__(self, link: Link, work: Callable[[], Awaitable[None]]) -> None:
+        self._link = link
+        self._work = work
+        self._running = False
+
+    def wake(self) -> None:
+        if not self._running:
+            self._running = True
+            self._link.spawn(self._run)
+
+    async def _run(self) -> None:
+        try:
+            await self._work()
+        finally:
+            self._running = False
 
 
 def _broke_off(error: OSError) -> PeerError:

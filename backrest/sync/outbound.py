@@ -32,7 +32,7 @@ from backrest.sync.inbound import change_config, shown
 from backrest.sync.link import Link, Signal
 from backrest.sync.offers import Offers
 from backrest.sync.pushing import Pushing, Record
-from backrest.sync.watch import ConfigWatch
+from backrest.sync.watch import ConfigWatch, Watch
 
 log = logging.getLogger("backrest.sync")
 
@@ -84,6 +84,7 @@ class Outbound:
         self._answers = Answers(link, lambda: views.remote_config(watch.current, self._grants))
         self._refusals = Refusals(entry.instance_id)
         self._record = record
+        self._queue = queue
         self._pushing = Pushing(link, entry, peers=peers, queue=queue, record=record, to_hub=True)
         self._offers = Offers(entry.instance_id, partial(_offered, peers, entry.keyid))
 
@@ -93,8 +94,8 @@ class Outbound:
             self._send_config(config)
             self._link.spawn(partial(self._follow_config, config))
             self._link.spawn(self._share_history)
-            self._link.spawn(self._answers.run)
-            self._link.spawn(self._pushing.deliver)
+            if self._queue is not None:
+                self._link.spawn(partial(self._follow_queue, self._queue))
             self._link.spawn(self._offers.run)
         elif isinstance(event, events.Established):
             await self._on_established()
@@ -134,6 +135,12 @@ class Outbound:
             self._answers.give(report)
         else:
             raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a client does not take {kind}")
+
+    async def _follow_queue(self, queue: PushQueue) -> None:
+        with Watch(queue.subscribe) as changes:
+            while True:
+                self._pushing.look()
+                await changes.wait()
 
     # --- our configuration
 

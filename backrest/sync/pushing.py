@@ -26,8 +26,7 @@ from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import Push, PushQueue, Result
 from backrest.store.text import one_line
 from backrest.sync import apply
-from backrest.sync.link import Link, Signal
-from backrest.sync.watch import waking
+from backrest.sync.link import Link, Signal, Worker
 
 log = logging.getLogger("backrest.sync")
 
@@ -117,6 +116,8 @@ class Pushing:
         self._view: RemoteConfig | None = None
         self._outcomes: dict[int, outcome.Outcome] = {}  # of the push that is under way
         self._news = Signal()
+        self._delivering = Worker(link, self._deliver_all)
+        self._judging = Worker(link, self._judge)
 
     # --- shared repos
 
@@ -127,6 +128,8 @@ class Pushing:
             self.warn(())
             return
         self._send(Item.SyncActionSetConfig(repos=repos), _SHARED)
+        if not answers_pushes(self._link):
+            self._judging.wake()
 
     def withdraw(self, repo_ids: Sequence[str]) -> None:
         """Ask the peer to delete what is shared with it no longer. One that does not answer is not asked: the
@@ -140,11 +143,9 @@ class Pushing:
         if not answers_pushes(self._link) and self._shared and not self._missing():
             self.warn(())
 
-    async def judge(self) -> None:
+    async def _judge(self) -> None:
         """The task for a peer that does not answer: after a time, or at the end of the session (the reference ends it
         over what it refuses, and also to begin anew after a change), what is shared and not listed is told."""
-        if answers_pushes(self._link):
-            return
         try:
             await trio.sleep(ANSWER_S)
         finally:
@@ -170,8 +171,9 @@ class Pushing:
             past = set() if self._queue is None else {a.notice() for a in self._queue.answered(self._keyid)}
             self._others = tuple(warning for warning in record.warnings if warning not in past)
         notices = () if self._queue is None else self._queue.notices(self._keyid)
-        warnings = (*self._others, *self._kept, *notices)
-        self._peers.update(self._keyid, warnings=warnings[:MOST_REFUSALS])
+        warnings = (*self._others, *self._kept, *notices)[:MOST_REFUSALS]
+        if warnings != record.warnings:
+            self._peers.update(self._keyid, warnings=warnings)
 
     # --- what the peer says
 
@@ -197,7 +199,7 @@ class Pushing:
                 self.warn()
             else:
                 self._outcomes = {what: answer}
-        self._news.set()
+        self.look()
 
     def _send(self, message: apply.SetConfig, push_id: int) -> None:
         self._link.send_now("set_config", message)
@@ -209,19 +211,21 @@ class Pushing:
 
     # --- the queue
 
-    async def deliver(self) -> None:
-        """The task that sends what the queue holds for this peer, one at a time, for as long as the session lives."""
-        if self._queue is None:
-            return
-        with waking(self._queue.subscribe, self._news.set):
-            while True:
-                while self._view is None or not (waiting := self._queue.waiting(self._keyid)):
-                    await self._news.wait()
-                try:
-                    await self._deliver(self._queue, waiting[0])
-                except StorageError as error:  # a full disk must not end the session, again and again
-                    log.error("a push to %s has to wait: %s", self._instance_id, error)
-                    await trio.sleep(DISK_AGAIN_S)
+    def look(self) -> None:
+        """The queue changed, or the peer said something: what waits is sent once the peer has shown itself."""
+        self._news.set()
+        if self._queue is not None and self._view is not None and self._queue.waiting(self._keyid):
+            self._delivering.wake()
+
+    async def _deliver_all(self) -> None:
+        """The task that sends what the queue holds for this peer, one at a time, until nothing waits."""
+        queue = self._queue
+        while queue is not None and (waiting := queue.waiting(self._keyid)):
+            try:
+                await self._deliver(queue, waiting[0])
+            except StorageError as error:  # a full disk must not end the session, again and again
+                log.error("a push to %s has to wait: %s", self._instance_id, error)
+                await trio.sleep(DISK_AGAIN_S)
 
     async def _deliver(self, queue: PushQueue, push: Push) -> None:
         answers = answers_pushes(self._link)

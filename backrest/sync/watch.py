@@ -14,6 +14,7 @@ from types import TracebackType
 import trio
 
 from backrest import wire
+from backrest.crypto.identity import Identity
 from backrest.store.config import ConfigStore
 from backrest.sync.link import Signal
 
@@ -75,6 +76,7 @@ class ConfigWatch:
         self._store = store
         self._signal = Signal()
         self._clients: tuple[Config | None, dict[str, Peer]] = (None, {})
+        self._identity: tuple[Config | None, Identity | None] = (None, None)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -85,10 +87,20 @@ class ConfigWatch:
     def current(self) -> Config:
         return self._store.current
 
-    async def changed(self, seen: Config) -> Config:
+    async def changed(self, seen: Config | None) -> Config:
         while self._store.current is seen:
             await self._signal.wait()
         return self._store.current
+
+    @property
+    def identity(self) -> Identity:
+        """This instance's key pair, made once for each configuration. ValueError when it has no valid one."""
+        config, found = self._identity
+        current = self._store.current
+        if found is None or config is not current:
+            found = Identity.from_proto(current.multihost.identity)
+            self._identity = current, found
+        return found
 
     @property
     def clients(self) -> Mapping[str, Peer]:
