@@ -23,8 +23,8 @@ import orjson
 from google.protobuf.message import Message
 
 from backrest.wire.from_json import Bad, decoder, kind
-from backrest.wire.plain_json import Unusual, plain
-from backrest.wire.to_json import encoder
+from backrest.wire.plain_json import DECLINED, plain
+from backrest.wire.to_json import Encode, encoder, encoder_without
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -35,26 +35,34 @@ def to_dict(message: Message) -> dict[str, Any]:
     return encoder(message.DESCRIPTOR)(message)
 
 
+def to_dict_without(cls: type[Message], *fields: str) -> Encode:
+    """The function that does what ``to_dict`` does for messages of type ``cls``, without these fields of theirs."""
+    return encoder_without(cls.DESCRIPTOR, fields)
+
+
 def from_dict(cls: type[M], obj: Any, *, ignore_unknown: bool = True) -> M:
     """A new message of type ``cls``. Unknown keys and enum names are skipped, unless told otherwise."""
-    return _make(cls, cls.DESCRIPTOR, obj, ignore_unknown)
+    try:
+        return cls(**plain(cls.DESCRIPTOR)(obj))
+    except DECLINED:
+        return _carefully(cls, cls.DESCRIPTOR, obj, ignore_unknown)
 
 
 def add_dict(messages: Any, descriptor: Any, obj: Any) -> Any:
-    """As ``from_dict``, for messages that belong into a repeated field: made in their place, not copied there.
-    When it raises, the field may have got an empty message more."""
-    return _make(messages.add, descriptor, obj, True)
-
-
-def _make(make: Callable[..., T], descriptor: Any, obj: Any, ignore_unknown: bool) -> T:
+    """As ``from_dict``, for messages that belong into a repeated field: made in their place, not copied there."""
+    before = len(messages)
     try:
-        try:
-            fields = plain(descriptor)(obj)
-        except Unusual:
-            if obj.__class__ is not dict:
-                raise ValueError(f"{descriptor.name} must be an object, not {kind(obj)}") from None
-            fields = decoder(descriptor)(obj, ignore_unknown)
-        return make(**fields)
+        return messages.add(**plain(descriptor)(obj))
+    except DECLINED:
+        del messages[before:]  # it may have been begun
+        return _carefully(messages.add, descriptor, obj, True)
+
+
+def _carefully(make: Callable[..., T], descriptor: Any, obj: Any, ignore_unknown: bool) -> T:
+    if obj.__class__ is not dict:
+        raise ValueError(f"{descriptor.name} must be an object, not {kind(obj)}")
+    try:
+        return make(**decoder(descriptor)(obj, ignore_unknown))
     except Bad as bad:
         raise ValueError(str(bad)) from None
     except UnicodeError as bad:  # a str with a lone surrogate; protobuf does not say in which field

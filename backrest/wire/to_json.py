@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from struct import pack, unpack
 from typing import Any
 
@@ -33,6 +33,15 @@ def encoder(descriptor: Any) -> Encode:
     return _encoders.get(descriptor) or _compile(descriptor)
 
 
+def encoder_without(descriptor: Any, left_out: Collection[str]) -> Encode:
+    """As ``encoder``, but these fields of the message (not of those inside of it) are not even looked at. The caller
+    keeps the function: each call compiles anew."""
+    missing = set(left_out).difference(descriptor.fields_by_name)
+    if missing:
+        raise ValueError(f"{descriptor.full_name} has no {', '.join(sorted(missing))}")
+    return _build(descriptor, left_out)[descriptor]
+
+
 def check(descriptor: Any) -> None:
     """Refuses what this codec does not know, when a type is compiled."""
     name = descriptor.full_name
@@ -45,22 +54,27 @@ def check(descriptor: Any) -> None:
 
 
 def _compile(descriptor: Any) -> Encode:
+    _encoders.update(_build(descriptor, ()))
+    return _encoders[descriptor]
+
+
+def _build(descriptor: Any, left_out: Collection[str]) -> dict[Any, Encode]:
     """Generates and compiles the functions for this type and all that it can hold, each by a name of its own."""
     sources: dict[Any, str] = {}
     names: dict[str, Any] = {"double": _double, "short_float": _short_float, "base64_of": _base64}
-    _generate(descriptor, sources, names)
+    _generate(descriptor, sources, names, left_out)
     # S102: the text comes from the descriptors of our own schema alone; dataclasses work in the same way
     exec("\n".join(sources.values()), names)  # noqa: S102
-    for made in sources:
-        _encoders[made] = names[_name(made)]
-    return _encoders[descriptor]
+    return {made: names[_name(made)] for made in sources}
 
 
 def _name(descriptor: Any) -> str:
     return f"of_{descriptor.full_name}".replace(".", "_")
 
 
-def _generate(descriptor: Any, sources: dict[Any, str], names: dict[str, Any]) -> None:
+def _generate(
+    descriptor: Any, sources: dict[Any, str], names: dict[str, Any], left_out: Collection[str] = ()
+) -> None:
     if descriptor in sources:
         return
     check(descriptor)
@@ -68,6 +82,8 @@ def _generate(descriptor: Any, sources: dict[Any, str], names: dict[str, Any]) -
     lines = [f"def {_name(descriptor)}(message):", "    out = {}"]
     done: set[str] = set()
     for field in descriptor.fields:
+        if field.name in left_out:
+            continue
         name, key, oneof = f"message.{field.name}", f"out[{field.json_name!r}]", field.containing_oneof
         if oneof is not None:
             # also a proto3 ``optional`` field, which is a oneof of its own: set is set, even to the default
@@ -108,7 +124,7 @@ def _value(value: str, field: Any, names: dict[str, Any]) -> str:
         names[table] = {known.number: known.name for known in reversed(field.enum_type.values)}
         return f"{table}.get({value}, {value})"
     if field.cpp_type in INT64:
-        return f"str({value})"
+        return f"f'{{{value}}}'"  # str() would be looked up and called
     if field.type == FieldDescriptor.TYPE_BYTES:
         return f"base64_of({value})"
     if field.cpp_type in FLOATS:
