@@ -175,11 +175,11 @@ def _on_files(
 
 
 def run(context: Context, method: Method, args: Mapping[str, Any], on_event: OnEvent | None) -> Any:
-    """The use case in this process."""
+    """The use case in this process. ``damaged`` of its result: the files that it did without."""
     function = method.load()
     given = arguments(function, args)
     if on_event is None:
-        return function(context, **given)
+        return _with_damaged(function(context, **given), context)
     import trio
 
     async def emit(event: dict[str, Any]) -> None:
@@ -189,9 +189,13 @@ def run(context: Context, method: Method, args: Mapping[str, Any], on_event: OnE
         return await function(context, emit, **given)
 
     try:
-        return trio.run(main)
+        return _with_damaged(trio.run(main), context)
     except BaseExceptionGroup as group:
         raise _single(group) from None
+
+
+def _with_damaged(result: Any, context: Context) -> Any:
+    return result | {"damaged": context.damaged} if context.damaged else result
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -60,6 +60,6 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
         and after.multihost.identity.keyid != before.multihost.identity.keyid
     )
     if changed:
-        context.shares.prune(after)
+        context.forget_gone()
         context.audit.append("config-imported", modno=after.modno, new_identity=renewed)
     return {"changed": changed, "modno": after.modno, "newIdentity": renewed}

@@ -3,15 +3,19 @@
 The daemon hands in what it has open. A command that works on the files itself hands in nothing but the paths
 (and holds the lock): ``token create`` then never reads a history of a million lines. Not thread-safe while
 opening, which only happens in commands; the daemon opens everything before it serves.
+
+A small file (pushes, shares, parked plans) that is damaged fails the use case that needs it. One that can do without
+asks through ``if_sound``, and ``damaged`` then has the sentence for the user. Only commands meet this: the daemon does
+not start with such a file.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from backrest.errors import UserError
+from backrest.errors import CorruptError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
     from backrest.store.pushqueue import PushQueue
     from backrest.store.removal import ParkedPlans
     from backrest.store.shares import Shares
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class Context:
         self._shares = shares
         self._pushes = pushes
         self._engine = engine
+        self.damaged: list[str] = []  # the files that something was done without: a sentence for each
         self._opened: list[Any] = []  # what close() has to close: never what was handed in
 
     def __enter__(self) -> Context:
@@ -124,6 +132,22 @@ class Context:
         from backrest.store.peers import PeerStore
 
         return PeerStore.open(self.paths.peers).all()
+
+    def if_sound(self, use: Callable[[], T]) -> T | None:
+        """What ``use`` gives; None, and a sentence in ``damaged``, when its file is damaged."""
+        try:
+            return use()
+        except CorruptError as error:
+            if str(error) not in self.damaged:
+                self.damaged.append(str(error))
+            return None
+
+    def forget_gone(self) -> None:
+        """Throw away what the small files hold of peers and repositories that are no longer in the configuration.
+        The daemon does so at each start as well, so what a damaged file keeps for now does no harm."""
+        config = self.config.current
+        self.if_sound(lambda: self.shares.prune(config))
+        self.if_sound(lambda: self.pushes.forget_removed(config))
 
     @property
     def parked(self) -> ParkedPlans:

@@ -90,10 +90,12 @@ def status(context: Context) -> dict[str, Any]:
         ],
         "archived": archived(context),
     }
-    parked = context.parked.waiting(config)
+    parked = context.if_sound(lambda: context.parked.waiting(config)) or []
     if parked:
         result["parkedPlans"] = [parked_json(entry) for entry in parked]
-    if context.daemon is not None:
+    if context.daemon is None:
+        context.if_sound(lambda: context.shares)  # not shown, but no daemon starts with a damaged file
+    else:
         result["daemon"] |= {
             "pid": context.daemon.pid,
             "startedMs": str(context.daemon.started_ms),
@@ -113,7 +115,7 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["pairing"] = bool(peer.initial_pairing_secret)
     result["state"] = wire.sync.ConnectionState.Name(record.state if record else 0)
     result["operations"] = context.oplog.count(peer.keyid)
-    waiting = context.pushes.waiting(peer.keyid)
+    waiting = context.if_sound(lambda: context.pushes.waiting(peer.keyid)) or []
     if waiting:
         result["queuedPushes"] = [
             {
@@ -160,11 +162,12 @@ async def watch(context: Context, emit: Emit) -> dict[str, Any]:
 
     from backrest.sync.watch import Watch
 
+    if context.daemon is None:
+        await emit({"status": await trio.to_thread.run_sync(status, context)})
+        return {}
     with Watch(context.peers.subscribe, context.config.subscribe, context.pushes.subscribe) as changes:
         while True:
             await emit({"status": await trio.to_thread.run_sync(status, context)})
-            if context.daemon is None:
-                return {}
             await changes.wait(at_least_every_s=REFRESH_S)
 
 

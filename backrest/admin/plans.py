@@ -90,7 +90,7 @@ def list_plans(context: Context) -> dict[str, Any]:
     """Every plan, secrets in its hooks masked; and the parked ones."""
     config = context.config.current
     result: dict[str, Any] = {"plans": [codec.to_dict(masked_plan(plan)) for plan in config.plans]}
-    parked = context.parked.waiting(config)
+    parked = context.if_sound(lambda: context.parked.waiting(config)) or []
     if parked:
         result["parked"] = [parked_json(entry) for entry in parked]
     return result

@@ -18,17 +18,19 @@ NOUNS = {"host": "hub", "client": "client"}
 
 def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
     """Removes a known host ("host") or an authorized client ("client"); NotFoundError."""
-    parked = context.parked
     done: list[Removal] = []
 
     def change(config: wire.config.Config) -> None:
         sync = config.multihost
         peers = sync.known_hosts if role == "host" else sync.authorized_clients
         removal = take_out(config, find(peers, ident, NOUNS[role]).keyid)
-        parked.park(removal)  # before the configuration is written: a crash in between loses nothing
+        if removal.plans:
+            context.parked.park(
+                removal
+            )  # before the configuration is written: a crash in between loses nothing
         done[:] = [removal]
 
-    context.shares.prune(context.config.transform(change))
+    context.config.transform(change)
     return removed(context, role, done[0])
 
 
@@ -43,7 +45,7 @@ def removed(context: Context, role: str, removal: Removal) -> dict[str, Any]:
         context.peers.archive(peer.keyid, peer.instance_id)
     else:  # the daemon's own session does so too, when it ends; without a daemon nobody would
         context.peers.remove(peer.keyid)
-    context.pushes.forget_removed(context.config.current)
+    context.forget_gone()
     result = {
         "instanceId": peer.instance_id,
         "keyId": peer.keyid,

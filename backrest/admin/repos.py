@@ -168,7 +168,7 @@ async def put(context: Context, given: Repo) -> Config:
         config = context.config.transform(replace)
         if old is not None and old.guid and old.guid != new.guid:
             _move_history(context, new.id, old.guid, new.guid)
-        context.shares.prune(config)
+        context.forget_gone()
         context.audit.append("repo-changed" if old is not None else "repo-added", repo=new.id, guid=new.guid)
         return config
 
@@ -342,7 +342,7 @@ def remove(context: Context, repo_id: str) -> dict[str, Any]:
 
     before = context.config.current
     after = context.config.transform(drop)
-    context.shares.prune(after)
+    context.forget_gone()
     context.audit.append("repo-removed", repo=repo_id)
     origin = gone[0].origin_instance_id
     hubs = {peer.instance_id for peer in after.multihost.known_hosts}

@@ -114,7 +114,8 @@ def find_keyid(config: Config, keyid: str) -> str:
 def receivers(context: Context, repo: Repo) -> list[dict[str, Any]]:
     """Each client, and how it stands with this shared repository: [{"instanceId", "keyId", "receives", "connected",
     "uri", "message"}]; ``receives`` is what this hub's entry for it says. Only reads."""
-    uris, records = context.shares.of_repo(repo.guid), {one.keyid: one for one in context.peer_records()}
+    uris = _uris(context, repo)
+    records = {one.keyid: one for one in context.peer_records()}
     clients = []
     for peer in context.config.current.multihost.authorized_clients:
         receives = Grants(peer.permissions).repo(repo.id, RECEIVE_SHARED_REPOS)
@@ -231,5 +232,10 @@ def shown_uris(context: Context, repo: Repo) -> dict[str, str]:
     names: Mapping[str, str] = {
         peer.keyid: peer.instance_id for peer in context.config.current.multihost.authorized_clients
     }
-    uris = context.shares.of_repo(repo.guid) if repo.guid else {}
+    uris = _uris(context, repo) if repo.guid else {}
     return {names[keyid]: mask_uri(uri) for keyid, uri in uris.items() if keyid in names}
+
+
+def _uris(context: Context, repo: Repo) -> Mapping[str, str]:
+    """Key id -> the address of the repository for that client, where it has one of its own."""
+    return context.if_sound(lambda: context.shares.of_repo(repo.guid)) or {}

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +41,7 @@ class Shared:
     restic_cmd: str | None = None
     log_format: str = "text"
     debug: bool = False
+    named: set[str] = field(default_factory=set)
 
     def paths(self) -> Paths:
         from backrest.store.paths import Paths
@@ -51,7 +52,7 @@ class Shared:
         """The result of a use case, from the daemon or, when none runs, from the files."""
         from backrest.admin import client
 
-        return client.call(self.paths(), method, args, restic_command=self.restic_cmd)
+        return self._heard(client.call(self.paths(), method, args, restic_command=self.restic_cmd))
 
     @contextmanager
     def several(self) -> Iterator[Callable[..., Any]]:
@@ -59,13 +60,23 @@ class Shared:
         from backrest.admin import client
 
         with client.several(self.paths(), restic_command=self.restic_cmd) as one:
-            yield lambda method, **args: one(method, args)
+            yield lambda method, **args: self._heard(one(method, args))
 
     def stream(self, method: str, on_event: Callable[[dict[str, Any]], None], **args: Any) -> Any:
         """The same for a use case that reports on its way."""
         from backrest.admin import client
 
-        return client.stream(self.paths(), method, args, on_event, restic_command=self.restic_cmd)
+        return self._heard(
+            client.stream(self.paths(), method, args, on_event, restic_command=self.restic_cmd)
+        )
+
+    def _heard(self, result: Any) -> Any:
+        """A damaged file that did not keep the command from its work is named all the same, once."""
+        for sentence in result.get("damaged", ()):
+            if sentence not in self.named:
+                self.named.add(sentence)
+                output.note(f"backrest: {sentence}. `backrest serve` does not start with it.")
+        return result
 
 
 def shared() -> Shared:

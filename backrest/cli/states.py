@@ -81,14 +81,15 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
     """(exit code, one line) for a monitoring system.
 
     Critical: peers are configured and no daemon runs; a peer is refused, breaks the protocol or fails inside;
-    one was not heard of for AWAY_MS. Warning: one is not connected, or was never heard of, or reports something to
-    look at; a plan is parked.
+    one was not heard of for AWAY_MS; a file is damaged. Warning: one is not connected, or was never heard of, or
+    reports something to look at; a plan is parked.
     """
     peers = status["peers"]
     if not status["instance"]["keyId"]:
         return UNKNOWN, "UNKNOWN: this machine has no identity yet"
     if peers and not status["daemon"]["running"]:
-        return CRITICAL, f"CRITICAL: no daemon runs, {len(peers)} peers are out of touch"
+        damaged = "".join(f"; {sentence}" for sentence in status.get("damaged", ()))
+        return CRITICAL, f"CRITICAL: no daemon runs, {len(peers)} peers are out of touch{damaged}"
     worst, words = OK, []
     for peer in peers:
         state = peer["state"]
@@ -105,6 +106,9 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
         if level:
             words.append(f"{peer['peerInstanceId']}: {word}")
             worst = max(worst, level)
+    for sentence in status.get("damaged", ()):
+        words.append(sentence)
+        worst = CRITICAL
     for one in status.get("parkedPlans", ()):
         words.append(f"plan {one['plan']['id']}: {one['state']}")
         worst = max(worst, WARNING)

@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 import orjson
 
-from backrest.errors import CorruptError, NotFoundError, UserError
-from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
+from backrest.errors import NotFoundError, UserError
+from backrest.store import wholefile
+from backrest.store.files import atomic_write, private_dir
 from backrest.store.text import one_line
 from backrest.wire import codec, config, sync
 
@@ -108,13 +109,7 @@ class PushQueue:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PushQueue:
         """Absent: nothing waits. StorageError when it cannot be read; CorruptError when it is damaged."""
-        sweep_temps(path)
-        try:
-            return cls(path, _decode(read_file(path)))
-        except FileNotFoundError:
-            return cls(path, _State())
-        except ValueError as bad:
-            raise CorruptError(os.fspath(path), 1, f"{bad}; repair it, or move it away") from None
+        return cls(path, wholefile.load(path, _decode, _State(), holds="the pushes that wait"))
 
     def waiting(self, keyid: str | None = None) -> list[Push]:
         """Those that wait, of one peer or of all, in the order in which they are sent."""

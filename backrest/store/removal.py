@@ -26,9 +26,10 @@ from typing import Any
 import orjson
 
 from backrest import wire
-from backrest.errors import CorruptError, NotFoundError, StorageError, UserError
+from backrest.errors import NotFoundError, StorageError, UserError
+from backrest.store import wholefile
 from backrest.store.config import ConfigStore
-from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
+from backrest.store.files import atomic_write, private_dir
 from backrest.store.peers import PeerRecord
 from backrest.store.text import quoted
 from backrest.wire import codec
@@ -120,13 +121,7 @@ class ParkedPlans:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ParkedPlans:
         """StorageError when it cannot be read; CorruptError when it is damaged: it holds the user's work."""
-        sweep_temps(path)
-        try:
-            return cls(path, _decode(read_file(path)))
-        except FileNotFoundError:
-            return cls(path, ())
-        except ValueError as bad:
-            raise CorruptError(os.fspath(path), 1, f"{bad}; repair it, or move it away") from None
+        return cls(path, wholefile.load(path, _decode, (), holds="the plans that are parked"))
 
     def all(self) -> tuple[Parked, ...]:
         return self._entries

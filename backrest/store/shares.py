@@ -19,8 +19,8 @@ from typing import Any
 import orjson
 
 from backrest import wire
-from backrest.errors import CorruptError
-from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
+from backrest.store import wholefile
+from backrest.store.files import atomic_write, private_dir
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,8 @@ class Shares:
     def open(cls, path: str | os.PathLike[str]) -> Shares:
         """Absent: nothing. StorageError when it cannot be read; CorruptError when it is damaged: without it clients
         would be sent to addresses that they cannot reach."""
-        sweep_temps(path)
-        try:
-            return cls(path, _decode(read_file(path)))
-        except FileNotFoundError:
-            return cls(path, {})
-        except ValueError as bad:
-            raise CorruptError(os.fspath(path), 1, f"{bad}; repair it, or move it away") from None
+        holds = "the addresses of shared repositories that --uri-for gave"
+        return cls(path, wholefile.load(path, _decode, {}, holds=holds))
 
     def of_repo(self, guid: str) -> Mapping[str, str]:
         """Key id -> address, for the clients that reach this repository under an address of their own."""

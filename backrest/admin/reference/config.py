@@ -56,7 +56,7 @@ def set_config(context: Context, request: Config) -> Config:
     after = context.config.transform(change)
     if after is not before:
         context.audit.append("config-set", modno=after.modno, **_summary(before, after))
-    context.shares.prune(after)
+    context.forget_gone()
     for role, removal in taken:
         removed(context, role, removal)
     return config_masked(after)
