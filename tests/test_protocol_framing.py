@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import random
 import tracemalloc
 
 import pytest
@@ -126,6 +128,31 @@ def test_limit_holds_for_the_unpacked_size(members: int) -> None:
         encode(FLAG_COMPRESSED, gzip.compress(bytes(300 // members)) * members + gzip.compress(b"x"))
     )
     assert refused(decoder).code is Code.RESOURCE_EXHAUSTED
+
+
+def test_a_small_message_does_not_become_a_large_one() -> None:
+    """What peers send is ciphertext. A bomb that keeps to the limit would cost as much time as an honest message of
+    that size, for a thousandth of the bytes."""
+    decoder = Decoder(64 << 20, encoding="gzip")
+    decoder.feed(encode(FLAG_COMPRESSED, gzip.compress(bytes(64 << 10))))
+    assert len(drain(decoder)[0].payload) == 64 << 10
+    for bomb in (gzip.compress(bytes((64 << 10) + 1)), gzip.compress(bytes(60 << 10)) * 2):
+        decoder = Decoder(64 << 20, encoding="gzip")
+        decoder.feed(encode(FLAG_COMPRESSED, bomb))
+        error = refused(decoder)
+        assert error.code is Code.RESOURCE_EXHAUSTED
+        assert "times its size" in str(error)
+
+
+@pytest.mark.parametrize("codec", ["proto", "json"])
+def test_an_honest_large_message_is_unpacked(codec: str) -> None:
+    """A first manifest of a million ids: 9 MB of ciphertext, as it is or in base64."""
+    payload = random.Random(1).randbytes(9_000_000)
+    if codec == "json":
+        payload = base64.b64encode(payload)
+    decoder = Decoder(64 << 20, encoding="gzip")
+    decoder.feed(encode(FLAG_COMPRESSED, gzip.compress(payload, 1)))
+    assert drain(decoder)[0].payload == payload
 
 
 def test_decompression_bomb_costs_no_more_than_the_limit() -> None:

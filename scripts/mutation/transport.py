@@ -209,7 +209,7 @@ MUTANTS = (
         "frame-bomb",
         "hub",
         FRAMING,
-        "room = self.limit + 1",
+        "room = min(self.limit, growth) + 1",
         "room = 1 << 40",
         "what is packed is unpacked without a limit",
         ("limits/4", "limits/5"),
