@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 
 ANSWER_OPERATIONS: Final = 512  # operations in one message of an answer (section 6)
@@ -117,12 +118,12 @@ class Pacer:
     def received(self, ids: Sequence[int]) -> list[int]:
         """Ids of operations that came, stored or refused; others than those due too. Returns what to ask
         for now."""
-        places = [self._due[op_id] for op_id in ids if op_id in self._due]
-        if not places:
+        end = max(map(self._due.get, ids, repeat(-1)), default=-1) + 1
+        if not end:
             return []
         self._progress = True
         self._patience = 1
-        self._settle(max(places) + 1)
+        self._settle(end)
         return self.next_request()
 
     def idle(self) -> list[int]:

@@ -78,7 +78,7 @@ class Inbound:
         self._hub = hub
         self._entry = entry
         self._grants = Grants(entry.permissions)
-        # Asked of what is held only where something may be out of scope: that is rare, and the log is not.
+        # Asked only where something may be out of scope: that is rare, and the log is not.
         self._permits = None if self._grants.every_operation() else self._may_change
         self._in_scope: dict[tuple[str, str], bool] = {}
         self._queue: deque[tuple[int, Manifest | _Changes]] = deque()
@@ -216,7 +216,9 @@ class Inbound:
         await self._request(self._pacer.next_request())
 
     async def _apply(self, changes: _Changes) -> None:
-        allowed = [op for op in changes.upserts if self._allowed(op)]
+        allowed = changes.upserts
+        if self._permits is not None:
+            allowed = [op for op in changes.upserts if self._allowed(op)]
         refused = self._hub.refused(self._entry)
         if len(allowed) != len(changes.upserts):
             out_of_scope = {op.id: op.modno for op in changes.upserts if not self._allowed(op)}

@@ -266,9 +266,9 @@ class Outbound:
             for start in range(0, len(ids), BATCH_OPERATIONS):
                 message = Operations()
                 target = _operations(message, kind)
-                self._oplog.read_into(target, ids[start : start + BATCH_OPERATIONS], self._sendable)
+                size = self._oplog.read_into(target, ids[start : start + BATCH_OPERATIONS], self._sendable)
                 if target:
-                    messages += [message] if message.ByteSize() <= BATCH_BYTES else _split(message, kind)
+                    messages += [message] if size <= BATCH_BYTES else _split(message, kind)
             return messages
 
         return await trio.to_thread.run_sync(read)

@@ -124,7 +124,7 @@ def _value(value: str, field: Any, names: dict[str, Any]) -> str:
         names[table] = {known.number: known.name for known in reversed(field.enum_type.values)}
         return f"{table}.get({value}, {value})"
     if field.cpp_type in INT64:
-        return f"f'{{{value}}}'"  # str() would be looked up and called
+        return f"str({value})"
     if field.type == FieldDescriptor.TYPE_BYTES:
         return f"base64_of({value})"
     if field.cpp_type in FLOATS:
