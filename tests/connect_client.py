@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import trio
 from h2raw import Clock, RawClient, Server, ours
 
 from backrest.errors import Code
-from backrest.net.connect import ConnectApp, ConnectError, ConnectStream, Stream, Unary, UnaryRequest
+from backrest.net.connect import Body, ConnectApp, ConnectError, ConnectStream, Stream, Unary, UnaryRequest
 
 PROTO, JSON = "application/connect+proto", "application/connect+json"
 LIMIT = 1000
@@ -33,6 +33,17 @@ async def fail(request: UnaryRequest) -> bytes:
         case code:
             raise ConnectError(Code(code.decode()), "because")
     return b""
+
+
+async def pieces(request: UnaryRequest) -> Body:
+    def made() -> Iterator[bytes]:
+        yield b"one "
+        yield b"two "
+        if request.body == b"bug":
+            raise FileNotFoundError("/etc/secret")
+        yield b"three"
+
+    return made() if request.body != b"nothing" else iter(())
 
 
 async def echo(stream: ConnectStream) -> None:
@@ -62,6 +73,7 @@ APP = ConnectApp(
     {
         "/s.S/Describe": Unary(describe),
         "/s.S/Fail": Unary(fail),
+        "/s.S/Pieces": Unary(pieces),
         "/s.S/Sync": Stream(echo),
         "/s.S/Tail": Stream(echo, http2_only=False),
         "/s.S/DescribeStream": Stream(describe_stream, http2_only=False),

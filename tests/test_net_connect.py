@@ -7,10 +7,11 @@ import json
 import logging
 import tracemalloc
 
+import h11
 import pytest
 import trio
 from connect_client import APP, JSON, LIMIT, PROTO, Http1, Http2, both, headers, http2
-from h2raw import Clock, jump_clock, ours
+from h2raw import Clock, ClosedByServer, jump_clock, ours
 
 from backrest.errors import Code
 from backrest.net import connect
@@ -116,6 +117,20 @@ async def test_a_handlers_mistake_has_its_traceback_for_who_debugs(
     async with ours(APP) as server:
         await Http2(server).call("/s.S/Fail", "application/json", b"bug")
     assert any(record.exc_info for record in caplog.records)
+
+
+async def test_an_answer_may_come_in_pieces(both: Http2) -> None:
+    answer = await both.call("/s.S/Pieces", "application/json", b"")
+    assert (answer.status, answer.body) == (200, b"one two three")
+    assert "content-length" not in answer.headers, "nobody knew it when the first piece went out"
+    answer = await both.call("/s.S/Pieces", "application/json", b"nothing")
+    assert (answer.status, answer.body) == (200, b"")
+
+
+async def test_an_answer_that_fails_half_way_is_not_taken_for_a_whole_one(both: Http2) -> None:
+    with pytest.raises((AssertionError, ClosedByServer, h11.RemoteProtocolError)):
+        await both.call("/s.S/Pieces", "application/json", b"bug")
+    assert (await both.call("/s.S/Pieces", "application/json", b"")).status == 200
 
 
 async def test_a_gzip_body_is_unpacked(both: Http2) -> None:

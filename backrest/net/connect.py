@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -69,11 +69,16 @@ class UnaryRequest:
     client: str  # the socket's peer address, "" for a Unix socket
 
 
+# An answer's body. A large one comes in pieces, made in a thread as the client takes them; what fails between two of
+# them breaks the answer off, which no client takes for its end.
+Body = bytes | Iterator[bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Unary:
     """One request, one answer. The handler may raise ConnectError."""
 
-    handler: Callable[[UnaryRequest], Awaitable[bytes]]
+    handler: Callable[[UnaryRequest], Awaitable[Body]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +161,15 @@ class ConnectApp:
             _check_version(call.headers)
             encoding = _check_encoding(call.headers.get("content-encoding", ""))
             timeout = parse_timeout(call.headers.get("connect-timeout-ms"))
-            body = await self._run_unary(route, call, encoding, timeout)
+            body: Body = await self._run_unary(route, call, encoding, timeout)
             status = 200
         except ConnectError as error:
             status, content_type = HTTP_STATUS[error.code], "application/json"
             body = orjson.dumps({"code": error.code, "message": error.message})
         await _answer(call.send, status, {"content-type": content_type}, body)
 
-    async def _run_unary(self, route: Unary, call: _Call, encoding: str, timeout_s: float | None) -> bytes:
-        answer: bytes | None = None
+    async def _run_unary(self, route: Unary, call: _Call, encoding: str, timeout_s: float | None) -> Body:
+        answer: Body | None = None
         with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
             body = _decompress(await self._read_body(call), encoding, self._max_body)
             request = UnaryRequest(call.path, body, call.codec, call.headers, call.client)
@@ -274,11 +279,16 @@ def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 async def _answer(
-    send: Send, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
+    send: Send, status: int, headers: Mapping[str, str] | None = None, body: Body = b""
 ) -> None:
     fields = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    fields.append((b"content-length", b"%d" % len(body)))
+    if isinstance(body, bytes):
+        fields.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": fields})
+    if not isinstance(body, bytes):
+        while piece := await trio.to_thread.run_sync(next, body, b""):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        body = b""
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
