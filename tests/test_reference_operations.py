@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from backrest.store.oplog import OpLog
 
 Service = wire.service
 OperationEvent = wire.operations.OperationEvent
+OperationList = wire.operations.OperationList
 ERROR = wire.operations.STATUS_ERROR
 INPROGRESS = wire.operations.STATUS_INPROGRESS
 LAPTOP = "ed25519." + "B" * 43
@@ -136,6 +138,44 @@ async def test_who_stops_following_leaves_nothing_behind(
     with trio.move_on_after(1):
         await reference.get_operation_events(context, Empty(), send)
     assert context.oplog._subscribers == ()
+
+
+# --- reading
+
+
+@pytest.mark.parametrize("kind", ["json", "proto"])
+def test_a_history_that_comes_in_pieces_is_one_list(
+    world: World, kind: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "AT_A_TIME", 2)
+
+    def read(**wanted: Any) -> list[int]:
+        request = Service.GetOperationsRequest(**wanted)
+        return [
+            op.id for op in ask(world, f"{BACKREST}GetOperations", request, OperationList, kind).operations
+        ]
+
+    with world.daemon() as daemon:
+        assert read() == []
+        # the later the id, the earlier it began
+        daemon.oplog.add([operation(9 - n, snapshot_id=f"{n % 2}" * 64) for n in range(1, 8)])
+        daemon.oplog.delete([3, 4])
+        assert read() == [1, 2, 5, 6, 7], "by id"
+        assert read(last_n=2) == [1, 2], "the newest by their start"
+        assert read(selector=Service.OpSelector(snapshot_id="1" * 64)) == [1, 5, 7]
+
+
+@pytest.mark.parametrize("kind", ["json", "proto"])
+def test_a_long_history_is_not_held_to_be_sent(context: Context, kind: Codec) -> None:
+    size = 0
+    context.oplog.add([operation(n, display_message="x" * 4000) for n in range(5000)])
+    tracemalloc.start()
+    for piece in reference.get_operations(context, Service.GetOperationsRequest(), kind):
+        size += len(piece)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size > 20_000_000
+    assert peak < 10_000_000
 
 
 # --- clearing

@@ -7,6 +7,7 @@ program has not is answered with ``unimplemented``, not with a 404: a script the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from backrest.admin import faults, streaming
 from backrest.admin.context import Context
 from backrest.admin.reference import config, operations, repos, states, tasks, tokens
 from backrest.errors import Code, UserError
-from backrest.net.connect import ConnectError, ConnectStream, Stream, Unary, UnaryRequest
+from backrest.net.connect import Body, ConnectError, ConnectStream, Stream, Unary, UnaryRequest
 from backrest.wire import codec
 
 Service = wire.service
@@ -35,6 +36,8 @@ class Rpc:
     request: type[Message]
     blocking: Callable[[Context, Any], Message] | None = None
     """Called in a thread."""
+    pieces: Callable[[Context, Any, str], Iterator[bytes]] | None = None
+    """The body of a large answer, in "json" or "proto", made piece by piece in a thread."""
     task: Callable[[Context, Any], Awaitable[Message]] | None = None
     """Awaited; cancelled when the caller's own time limit has passed."""
     events: Callable[[Context, Any, Callable[[Message], Awaitable[None]]], Awaitable[None]] | None = None
@@ -47,7 +50,7 @@ RPCS: Mapping[str, Rpc] = {
     "/v1.Backrest/AddRepo": Rpc(Service.AddRepoRequest, task=repos.add_repo),
     "/v1.Backrest/RemoveRepo": Rpc(Service.RemoveRepoRequest, blocking=repos.remove_repo),
     "/v1.Backrest/CheckRepoExists": Rpc(Service.CheckRepoExistsRequest, task=repos.check_repo_exists),
-    "/v1.Backrest/GetOperations": Rpc(Service.GetOperationsRequest, blocking=operations.get_operations),
+    "/v1.Backrest/GetOperations": Rpc(Service.GetOperationsRequest, pieces=operations.get_operations),
     "/v1.Backrest/GetOperationEvents": Rpc(Empty, events=operations.get_operation_events),
     "/v1.Backrest/ClearHistory": Rpc(Service.ClearHistoryRequest, blocking=operations.clear_history),
     "/v1.Backrest/Backup": Rpc(Service.BackupRequest, task=tasks.backup),
@@ -93,9 +96,13 @@ async def _unimplemented(_: object) -> Any:
     raise ConnectError(Code.UNIMPLEMENTED, "Backrest in Go has this method, this program has not")
 
 
-async def _unary(context: Context, rpc: Rpc, request: UnaryRequest) -> bytes:
+async def _unary(context: Context, rpc: Rpc, request: UnaryRequest) -> Body:
     with faults.as_connect():
         message = _parse(rpc.request, request.codec, request.body)
+        if rpc.pieces is not None:
+            pieces = rpc.pieces(context, message, request.codec)
+            first = await trio.to_thread.run_sync(next, pieces, b"")  # what fails at once gets its answer
+            return itertools.chain((first,), pieces)
         if rpc.blocking is not None:
             answer = await trio.to_thread.run_sync(rpc.blocking, context, message)
         else:

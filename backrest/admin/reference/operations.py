@@ -10,8 +10,9 @@ manifest, so it is cleared there, or goes with ``client remove --purge``.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from backrest.admin.ops import change_event
 from backrest.errors import Code, UserError
 from backrest.net.connect import ConnectError
 from backrest.store.oplog import Query
+from backrest.wire import codec
 
 if TYPE_CHECKING:
     from backrest.store.oplog import Change
@@ -38,6 +40,7 @@ KEEP_ALIVE_S = 60.0  # as the reference's
 BUFFER_BYTES = 8 << 20
 # A reader that fell behind may still take what is being sent to it, so that its end comes whole.
 LAST_SEND_S = 5.0
+AT_A_TIME = 100  # operations in a piece of an answer: some 60 KB of JSON
 DELETED_AT_A_TIME = 4096  # others write in between
 
 FELL_BEHIND = (
@@ -56,13 +59,35 @@ def query(selector: Service.OpSelector) -> Query:
     return Query(**{names.get(name, name): getattr(selector, name) for name in filters})
 
 
-def get_operations(context: Context, request: Service.GetOperationsRequest) -> OperationList:
-    """By id. Without a selector all (W-33); with ``last_n`` the newest by their start."""
+def get_operations(context: Context, request: Service.GetOperationsRequest, kind: str) -> Iterator[bytes]:
+    """An OperationList by id, as "json" or "proto". Without a selector all (W-33); with ``last_n`` the newest by their
+    start. Of a history of a million operations only the ids are held."""
     wanted = query(request.selector)
     if request.last_n > 0:
         wanted = replace(wanted, reversed=True, limit=request.last_n)
-    found = sorted(context.oplog.query(wanted), key=lambda operation: operation.id)
-    return OperationList(operations=found)
+    ids = array("q", sorted(context.oplog.select(wanted)))
+    opening = b'{"operations":['
+    for start in range(0, len(ids), AT_A_TIME):
+        some = _read(context, wanted, ids[start : start + AT_A_TIME])
+        if not some.operations:  # deleted meanwhile
+            continue
+        if kind == "proto":
+            yield some.SerializeToString()  # messages in a row are one, with all that is in their lists
+        else:
+            yield opening + b",".join(map(codec.dumps, some.operations))
+            opening = b","
+    if kind == "json":
+        yield b"]}" if opening == b"," else b"{}"
+
+
+def _read(context: Context, wanted: Query, ids: Sequence[int]) -> OperationList:
+    some = OperationList()
+    context.oplog.read_into(some.operations, ids)
+    if wanted.snapshot_id is not None:  # the index knows its hash
+        return OperationList(
+            operations=[op for op in some.operations if op.snapshot_id == wanted.snapshot_id]
+        )
+    return some
 
 
 class _Waiting:
