@@ -7,6 +7,7 @@ The stores are the real ones, on disk; only the HTTP between the two sides is re
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from backrest.sync.hub import Hub
 from backrest.sync.watch import ConfigWatch
 
 GUID = "a" * 64
+PIECES = 1000  # that a pipe holds
 BOTH = ("read-operations=*", "receive-shared-repos=*")
 
 
@@ -56,30 +58,53 @@ class Pipe:
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
-        self._in_send, self._in = trio.open_memory_channel[bytes](1000)
+        self._in_send, self._in = trio.open_memory_channel[bytes](math.inf)
+        self._taken = trio.Event()
         self.other: Pipe = self
         self.sent: list[bytes] = []
+        self.stuck = False  # what this end sends is not taken, until ``unstick``
         self.broken = False
         self.goaway = False  # as of HTTP/2
         self.lost = False  # nobody hears what is sent, and nobody says so: a machine asleep, a cable pulled
 
     async def receive(self) -> bytes:
         try:
-            return await self._in.receive()
+            data = await self._in.receive()
         except trio.EndOfChannel:
             if self.broken:
                 raise ConnectionResetError("broken") from None
             return b""
+        self.other._look_for_room()
+        return data
 
     async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        await self.wait_room()
+        self.put(data)
+
+    @property
+    def has_room(self) -> bool:
+        return not self.stuck and self.other._in_send.statistics().current_buffer_used < PIECES
+
+    def put(self, data: bytes) -> None:
         self.sent.append(data)
-        if self.lost:
-            await trio.lowlevel.checkpoint()
-            return
-        try:
-            await self.other._in_send.send(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ConnectionResetError("broken") from None
+        if not self.lost:
+            try:
+                self.other._in_send.send_nowait(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise ConnectionResetError("broken") from None
+
+    async def wait_room(self) -> None:
+        while not self.has_room:
+            await self._taken.wait()
+
+    def unstick(self) -> None:
+        self.stuck = False
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        self._taken.set()
+        self._taken = trio.Event()
 
     def close(self) -> None:
         self.other._in_send.close()

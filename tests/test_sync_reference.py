@@ -219,12 +219,7 @@ async def test_a_hub_that_asks_without_end_and_reads_nothing_costs_little(
 
     async def never_read(go: GoHub) -> None:
         await go.let_in()
-        stuck = trio.Event()
-
-        async def full(data: bytes) -> None:
-            await stuck.wait()
-
-        go.pipe.other.send = full  # type: ignore[method-assign]
+        go.pipe.other.stuck = True
         for _ in range(2000):
             await go.say(request_resources=Item.SyncActionRequestResources())
             await go.say(request_operation_data=Item.SyncActionRequestOperationData())
@@ -250,19 +245,13 @@ async def test_a_manifest_that_is_asked_for_while_nothing_goes_out_is_sent_in_th
     async def read_late(go: GoHub) -> None:
         await go.let_in()
         await go.until("operation_manifest")
-        send, stuck = go.pipe.other.send, trio.Event()
-
-        async def wait(data: bytes) -> None:
-            await stuck.wait()
-            await send(data)
-
-        go.pipe.other.send = wait  # type: ignore[method-assign]
+        go.pipe.other.stuck = True
         for _ in range(100):  # until there is no room for one answer more
             await go.say(request_resources=Item.SyncActionRequestResources())
             await wait_all_tasks_blocked()
         await go.say(operation_manifest=Item.SyncActionOperationManifest())
         await wait_all_tasks_blocked()
-        stuck.set()
+        go.pipe.other.unstick()
         await go.until("operation_manifest")
         answered.set()
         await trio.sleep_forever()

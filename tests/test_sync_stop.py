@@ -49,7 +49,8 @@ async def test_a_hub_that_is_no_help_does_not_hold_up_a_stop(
             await client.until_peer(hub, RETRY_WAIT)
             world.up["hub"] = hub_there
         else:
-            world.connections[-1].send = world.connections[-1].end = _never  # type: ignore[method-assign, assignment]
+            world.connections[-1].stuck = True
+            world.connections[-1].end = _never  # type: ignore[method-assign, assignment]
             client.oplog.add([client.operation()])
             await wait_all_tasks_blocked()
         stopped = trio.current_time()

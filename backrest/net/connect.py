@@ -22,7 +22,7 @@ import trio
 from backrest.errors import Code
 from backrest.net.connectstream import CODECS, FINAL_SEND_S, ConnectError, ConnectStream, end_of_stream
 from backrest.net.h2server import log_failure
-from backrest.net.h2stream import Message, Scope
+from backrest.net.h2stream import H2Stream, Message, Scope
 
 __all__ = ["ConnectApp", "ConnectError", "ConnectStream", "Stream", "Unary", "UnaryRequest"]
 
@@ -100,7 +100,7 @@ class _Call:
     client: str
     receive: Receive
     send: Send
-    gone: trio.Event | None  # from h2server: set when the client is unreachable
+    direct: H2Stream | None  # the stream itself, where it is one of HTTP/2
 
 
 class ConnectApp:
@@ -148,7 +148,7 @@ class ConnectApp:
             client=client[0] if client else "",
             receive=receive,
             send=send,
-            gone=scope.get("extensions", {}).get("backrest.gone"),
+            direct=scope.get("extensions", {}).get("backrest.stream"),
         )
         if isinstance(route, Stream):
             await _stream(route, call)
@@ -218,7 +218,7 @@ async def _stream(route: Stream, call: _Call) -> None:
             timeout_s=timeout_s,
             receive=call.receive,
             send=call.send,
-            gone=call.gone,
+            direct=call.direct,
         )
         end = await stream.run(route.handler)
     except ConnectError as error:

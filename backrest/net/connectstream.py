@@ -2,8 +2,9 @@
 
 The handler reads the request's body and writes the response's; what the bytes mean is its own business.
 Both directions wait: ``receive`` takes what has come and only then lets the client send more, ``send`` waits
-for a slow client. A client that is gone is noticed at once, whether or not the handler reads: ``gone`` is
-set, and both raise OSError. The handler is not cancelled for it; it may have something to finish.
+for a slow client (``put`` does not, over HTTP/2, and its caller looks at ``has_room``). A client that is gone
+is noticed at once, whether or not the handler reads: ``gone`` is set, and all of them raise OSError. The
+handler is not cancelled for it; it may have something to finish.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from backrest.errors import Code
 from backrest.net.h2server import log_failure
 
 if TYPE_CHECKING:
-    from backrest.net.h2stream import Message
+    from backrest.net.h2stream import H2Stream, Message
 
 # How long a client may take for the last bytes of a stream that is over for us.
 FINAL_SEND_S = 5.0
@@ -72,7 +73,7 @@ class ConnectStream:
         timeout_s: float | None,
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
-        gone: trio.Event | None,
+        direct: H2Stream | None,
     ) -> None:
         self.path = path
         self.codec = codec  # "proto" or "json"
@@ -84,8 +85,8 @@ class ConnectStream:
         self._send = send
         self._ended = False
         # h2server sets its event without being asked. Elsewhere somebody must sit in receive().
-        self._read_ahead = gone is None
-        self.gone = trio.Event() if gone is None else gone
+        self._direct = direct
+        self.gone = trio.Event() if direct is None else direct.gone
 
     async def receive(self) -> bytes:
         """What has come since the last call; b"" at END_STREAM, also when asked again.
@@ -110,9 +111,28 @@ class ConnectStream:
             self.gone.set()
             raise
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the client takes what it is sent. This and the next two are for HTTP/2 only."""
+        return self._stream.has_room
+
+    def put(self, data: bytes) -> None:
+        """As ``send``, without waiting. Raises OSError when the client is gone."""
+        self._stream.put(data)
+
+    async def wait_room(self) -> None:
+        """Until ``has_room``. Raises OSError when the client is gone."""
+        await self._stream.wait_room()
+
+    @property
+    def _stream(self) -> H2Stream:
+        if self._direct is None:
+            raise RuntimeError("only a stream of HTTP/2 can be sent to without waiting")
+        return self._direct
+
     async def run(self, handler: Callable[[ConnectStream], Awaitable[None]]) -> ConnectError | None:
         """Runs ``handler`` to its end and says how to end the stream. OSError when the client is gone."""
-        if not self._read_ahead:
+        if self._direct is not None:
             return await self._bounded(handler)
         forward, self_receive = trio.open_memory_channel["Message"](READ_AHEAD)
         source, self._receive = self._receive, self_receive.receive

@@ -198,6 +198,19 @@ class DuplexStream:
         """
         await self._connection.send(data)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether ``send`` would not wait."""
+        return self._connection.has_room
+
+    def put(self, data: bytes) -> None:
+        """As ``send``, without waiting: for who looks at ``has_room`` first."""
+        self._connection.put(data)
+
+    async def wait_room(self) -> None:
+        """Until ``has_room``. Raises what ended the connection."""
+        await self._connection.wait_room()
+
     async def end(self) -> None:
         """END_STREAM: no more will be sent. Returns when everything is on its way; `receive` goes on."""
         await self._connection.end()

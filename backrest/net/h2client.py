@@ -113,17 +113,31 @@ class Connection:
         and a failure here would come in between. Otherwise raises what ended the connection.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.put(data)
+        if self.ended or self._unwanted:
+            await trio.lowlevel.checkpoint()  # a loop that only sends must let the others run
+            return
+        await self.wait_room()
+
+    @property
+    def has_room(self) -> bool:
+        return self._outbox_size <= OUTBOX
+
+    def put(self, data: bytes) -> None:
+        """As ``send``, without waiting: for who looks at ``has_room`` first."""
         if self._end_wanted and not self.ended:
             raise RuntimeError("send() after end()")
         if self.ended or self._unwanted:
-            await trio.lowlevel.checkpoint()  # a loop that only sends must let the others run
             return
         self._raise_failure()
         if data:
             self._outbox.append(memoryview(data))
             self._outbox_size += len(data)
             self._work.ring()
-        while self._outbox_size > OUTBOX:
+
+    async def wait_room(self) -> None:
+        """Until ``has_room``. Raises what ended the connection."""
+        while not self.has_room:
             await self._news.wait()
             if not self.ended:
                 self._raise_failure()

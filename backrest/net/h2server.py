@@ -207,7 +207,7 @@ class H2Protocol:
         stream = H2Stream(
             self, stream_id, head_only=scope["method"] == "HEAD", stall_s=self._settings.stall_s
         )
-        scope["extensions"]["backrest.gone"] = stream.gone
+        scope["extensions"]["backrest.stream"] = stream
         self._streams[stream_id] = stream
         self._reading.deadline = float("inf")
         self._apps += 1

@@ -272,10 +272,30 @@ class H2Stream:
             self._owner.wants_to_send(self)
             if self.ending:
                 await self._flush()
-            elif self.pending > HIGH_WATER:
-                await self._make_room()
+            else:
+                await self.wait_room()
         else:
             raise RuntimeError(f"unknown message {message['type']!r}")
+
+    @property
+    def has_room(self) -> bool:
+        """False while the peer is slow: see HIGH_WATER."""
+        return self.pending <= HIGH_WATER
+
+    def put(self, body: bytes) -> None:
+        """As ``send`` of a part of the body, without waiting: for who looks at ``has_room`` first. OSError when the
+        stream is gone."""
+        if self.finished:
+            raise BrokenPipeError(self._reason)
+        self._push(body)
+        self._owner.wants_to_send(self)
+
+    async def wait_room(self) -> None:
+        """Until ``has_room``. OSError when the stream is gone."""
+        while not self.has_room and not self.finished:
+            await self._progress()
+        if self.finished:
+            raise BrokenPipeError(self._reason)
 
     def _push(self, body: bytes) -> None:
         if not body or self.head_only:
@@ -296,12 +316,6 @@ class H2Stream:
         while not self.finished:
             await self._progress()
         if self.gone.is_set():
-            raise BrokenPipeError(self._reason)
-
-    async def _make_room(self) -> None:
-        while self.pending > HIGH_WATER and not self.finished:
-            await self._progress()
-        if self.finished:
             raise BrokenPipeError(self._reason)
 
     async def _progress(self) -> None:

@@ -387,7 +387,8 @@ class Hub:
 
 async def _turn_away(stream: Stream, code: Code, message: str) -> None:
     with trio.move_on_after(GOODBYE_S), suppress(OSError, BackrestError):
-        await stream.send(framing.end_of_stream(code, message))
+        stream.put(framing.end_of_stream(code, message))
+        await stream.wait_room()
 
 
 def _how_it_ended(error: BackrestError | None) -> tuple[Any, str]:

@@ -1,8 +1,9 @@
-"""One session over one stream, as tasks: reader, writer, clock. The same for both roles.
+"""One session over one stream, for both roles: a reader, a clock, and whatever tasks the owner adds.
 
 The reader hands each event to the owner and reads on when the owner has returned: what the owner does not take, the
-peer does not get to send. The writer drains the session's outbox. Whoever ends the session first has the say about
-why; the others are cancelled, what is queued (the hub's end-of-stream message) goes out, and ``run`` returns.
+peer does not get to send. What is queued goes to the stream at once; only while the peer does not take it there is a
+task that waits. Whoever ends the session first has the say about why; the tasks are cancelled, what is queued (the
+hub's end-of-stream message) goes out, and ``run`` returns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trio
 from backrest.errors import BackrestError, Code, Fault, PeerError
 from backrest.protocol import events
 from backrest.protocol.session import Session
+from backrest.sync.clock import Alarm, the_clock
 
 log = logging.getLogger("backrest.sync")
 
@@ -26,12 +28,20 @@ GOODBYE_S = 3.0  # for what is still queued when the session ends; all of SIGTER
 
 
 class Stream(Protocol):
-    """Bytes both ways. ``receive`` gives b"" at the other side's END_STREAM; both raise OSError or a BackrestError
-    when the stream is gone."""
+    """Bytes both ways. All but ``has_room`` raise OSError or a BackrestError when the stream is gone."""
 
-    async def receive(self) -> bytes: ...
+    async def receive(self) -> bytes:
+        """What has come; b"" at the other side's END_STREAM."""
 
-    async def send(self, data: bytes) -> None: ...
+    @property
+    def has_room(self) -> bool:
+        """Whether the other side takes what it gets."""
+
+    def put(self, data: bytes) -> None:
+        """Send, in order, without waiting: the caller looks at ``has_room`` first."""
+
+    async def wait_room(self) -> None:
+        """Until ``has_room``."""
 
 
 class Signal:
@@ -61,14 +71,12 @@ class Link:
         self._stream = stream
         self._stalled_after = stalled_after
         self._error: BackrestError | None = None
-        self._queued = Signal()
+        self._unsent = memoryview(b"")  # taken from the session, and not yet put into the stream
+        self._gone = False  # the stream takes no more
+        self._waiting = Worker(self, self._send)
         self._room = Signal()
-        self._earlier = Signal()
-        self._asleep_until = math.inf
+        self._alarm = Alarm(math.inf, self._look_at_clock)
         self._tasks: trio.Nursery | None = None
-        self._work = trio.CancelScope()
-        self._writing = trio.CancelScope()
-        self._draining = False
         self._goodbye_s = GOODBYE_S
 
     async def run(self, handle: Callable[[events.Event], Awaitable[None]]) -> None:
@@ -77,18 +85,18 @@ class Link:
         Returns after a clean end (theirs, or ``end`` without an error); raises the BackrestError that ended it
         otherwise. Nothing more is sent when the caller is cancelled.
         """
-        async with trio.open_nursery() as outer:
-            outer.start_soon(self._write)
-            with self._work:
-                async with trio.open_nursery() as inner:
-                    self._tasks = inner
-                    self.spawn(self._keep_time)
-                    await self._guard(self._read, handle)
-                    inner.cancel_scope.cancel()
-            self._finish(None)
-            self._draining = True
-            self._queued.set()
-            self._writing.deadline = trio.current_time() + self._goodbye_s
+        try:
+            async with trio.open_nursery() as self._tasks:
+                self.flush()
+                await self._guard(self._read, handle)
+        finally:
+            self._tasks = None
+            self._finish(None)  # also when the caller was cancelled
+            self._alarm.cancel()
+        self._hand_on()
+        if self._is_queued:
+            with trio.move_on_after(self._goodbye_s):
+                await self._send()
         if self._error is not None:
             raise self._error
 
@@ -115,25 +123,34 @@ class Link:
         """Queue one item, however full the outbox is: for what is small and rare."""
         if not self.over:
             self.session.send(kind, message)
-            self._queued.set()
+            self.flush()
 
     async def send(self, kind: str, message: Any) -> None:
         """Queue one item as soon as there is room for it."""
         await self.room()
         self.send_now(kind, message)
 
+    async def room(self) -> None:
+        """Wait until more may be queued: for a sender that makes its item only then, the newest."""
+        while self.session.outbox_size > ROOM_BYTES:
+            await self._room.wait()
+
     def flush(self) -> None:
-        """Let the writer and the clock look at the session again, after it was called directly (``accept``)."""
-        self._queued.set()
-        deadline = self.session.deadline
-        if deadline is not None and deadline < self._asleep_until:
-            self._earlier.set()
+        """Send what is queued, and look at the clock again, after the session was called directly (``accept``)."""
+        if self.over:
+            return  # ``run`` does the rest
+        if not self._waiting.running:
+            self._hand_on()
+            if self._is_queued:
+                self._waiting.wake()
+        self._set_alarm()
 
     def _finish(self, error: BackrestError | None) -> None:
         if not self.over:
             self.over = True
             self._error = error
-            self._work.cancel()
+            if self._tasks is not None:
+                self._tasks.cancel_scope.cancel()
 
     def do(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function of the owner's, unless the session is over: its failure ends the session, as a task's."""
@@ -168,7 +185,7 @@ class Link:
             )
 
     async def _read(self, handle: Callable[[events.Event], Awaitable[None]]) -> None:
-        while True:
+        while not self.over:
             if self._stalled_after is not None:
                 await self.room()
             self.session.listen(trio.current_time())
@@ -189,48 +206,61 @@ class Link:
                 raise self.session.fault
             if not data:
                 self.end()
-                return
 
-    async def _keep_time(self) -> None:
-        while True:
-            deadline = self.session.deadline
-            if deadline is not None and trio.current_time() >= deadline:
-                self.session.tick(trio.current_time())
-                self._queued.set()
-                continue
-            self._asleep_until = math.inf if deadline is None else deadline
-            with trio.move_on_at(self._asleep_until):
-                await self._earlier.wait()
+    # --- the clock
 
-    async def _write(self) -> None:
-        with self._writing:
-            try:
-                while True:
-                    data = memoryview(self.session.data_to_send())
-                    if data:
-                        for start in range(0, len(data), SEND_BYTES):
-                            await self._send_piece(bytes(data[start : start + SEND_BYTES]))
-                        self._room.set()
-                    elif self._draining:
-                        return
-                    else:
-                        await self._queued.wait()
-            except OSError as error:
-                self._finish(_broke_off(error))
-            except BackrestError as error:
-                self._finish(error)
+    def _set_alarm(self) -> None:
+        deadline = self.session.deadline
+        if deadline is not None and deadline < self._alarm.at:
+            self._alarm.cancel()
+            self._alarm = the_clock().call_at(deadline, self._look_at_clock)
 
-    async def _send_piece(self, piece: bytes) -> None:
+    def _look_at_clock(self) -> None:
+        self._alarm = Alarm(math.inf, self._look_at_clock)
+        self.do(self._tick)
+
+    def _tick(self) -> None:
+        now = trio.current_time()
+        deadline = self.session.deadline
+        if deadline is not None and now >= deadline:
+            self.session.tick(now)
+        self.flush()
+
+    # --- sending
+
+    @property
+    def _is_queued(self) -> bool:
+        return not self._gone and bool(self._unsent or self.session.outbox_size)
+
+    def _hand_on(self) -> None:
+        """Put what is queued into the stream, as far as the peer takes it."""
+        try:
+            while self._is_queued and self._stream.has_room:
+                if not self._unsent:
+                    self._unsent = memoryview(self.session.data_to_send())
+                self._stream.put(bytes(self._unsent[:SEND_BYTES]))
+                self._unsent = self._unsent[SEND_BYTES:]
+        except (OSError, BackrestError) as error:
+            self._lose(error)
+
+    async def _send(self) -> None:
+        """The task that is there while the peer does not take what is queued."""
         limit = math.inf if self._stalled_after is None else self._stalled_after
-        with trio.move_on_after(limit):
-            await self._stream.send(piece)
-            return
-        raise PeerError(Fault.SILENCE, Code.INTERNAL, f"the peer has read nothing for {limit:.0f} s")
+        try:
+            while self._is_queued:
+                with trio.move_on_after(limit) as stalled:
+                    await self._stream.wait_room()
+                if stalled.cancelled_caught:
+                    silence = f"the peer has read nothing for {limit:.0f} s"
+                    raise PeerError(Fault.SILENCE, Code.INTERNAL, silence)
+                self._hand_on()
+                self._room.set()
+        except (OSError, BackrestError) as error:
+            self._lose(error)
 
-    async def room(self) -> None:
-        """Wait until more may be queued: for a sender that makes its item only then, the newest."""
-        while self.session.outbox_size > ROOM_BYTES:
-            await self._room.wait()
+    def _lose(self, error: OSError | BackrestError) -> None:
+        self._gone = True
+        self._finish(_broke_off(error) if isinstance(error, OSError) else error)
 
 
 class Worker:
@@ -239,23 +269,23 @@ class Worker:
     ``work`` looks whether there is more to do right before it returns, without an await in between: nothing is missed.
     """
 
-    __slots__ = ("_link", "_running", "_work")
+    __slots__ = ("_link", "_work", "running")
 
     def __init__(self, link: Link, work: Callable[[], Awaitable[None]]) -> None:
         self._link = link
         self._work = work
-        self._running = False
+        self.running = False
 
     def wake(self) -> None:
-        if not self._running:
-            self._running = True
+        if not self.running:
+            self.running = True
             self._link.spawn(self._run)
 
     async def _run(self) -> None:
         try:
             await self._work()
         finally:
-            self._running = False
+            self.running = False
 
 
 def _broke_off(error: OSError) -> PeerError:
