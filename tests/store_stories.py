@@ -162,6 +162,27 @@ class Torn(Operations):
         log.close()
 
 
+class Indexed(Operations):
+    """Opening and closing with a saved index, which is replaced without syncs; a compaction."""
+
+    def prepare(self, root: Path) -> None:
+        log = OpLog.open(root / self.name)
+        log.add([op(), op(), op()])
+        self.kept = held(log)
+        log.close()
+        assert (root / "oplog.index").exists()
+
+    def run(self, root: Path, history: History) -> None:
+        for number, operation in self.kept.items():
+            history.note(-1, 0, number, operation)
+        log = OpLog.open(root / self.name)
+        history.look = lambda: held(log)
+        history.call(lambda: log.delete([3]))
+        history.call(log.compact)
+        history.call(lambda: log.add([op(display_message="longer than the index knew it" * 99)]))
+        log.close()
+
+
 class Repairing:
     """``oplog repair`` of a log with a bad line: the old file, or a good one with the bad line beside it."""
 

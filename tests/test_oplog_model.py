@@ -1,4 +1,4 @@
-"""Random work against a model of plain dicts; the index's parts against the plain things they stand for."""
+"""Random work against a model of plain dicts, also with old saved indexes; the index's parts against plain things."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oplog_world import OTHER, PEER, Operation, QuickDisk, everything, op, recei
 from store_disk import using
 
 from backrest.errors import UserError
-from backrest.store import opbulk, sortedmap
+from backrest.store import opbulk, opsaved, sortedmap
 from backrest.store.opbulk import append_all, take_rows
 from backrest.store.opindex import Index, row_of
 from backrest.store.oplog import Change, OpLog, Query
@@ -35,11 +35,14 @@ class Machine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.disk = using(QuickDisk())
         self.disk.__enter__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(opsaved, "is_worth", lambda length, covered: length > covered)
         self.log = OpLog.open(Path(self.directory.name) / "oplog.jsonl")
         self.model: dict[int, Operation] = {}
         self.ids: dict[tuple[str, int], int] = {}
         self.highest = [0, 0]
         self.attach()
+        self.saved: list[bytes] = []  # indexes that were beside the log at any time
 
     def attach(self) -> None:
         attachment = self.log.attach(self.follow, lambda meta: meta.plan_id != "secret")
@@ -149,12 +152,19 @@ class Machine(RuleBasedStateMachine):
     def compact(self) -> None:
         self.log.compact()
 
-    @rule(clean=st.booleans())
-    def reopen(self, clean: bool) -> None:
+    @rule(clean=st.booleans(), index=st.sampled_from(["kept", "gone", "another"]), data=st.data())
+    def reopen(self, clean: bool, index: str, data: st.DataObject) -> None:
         if clean:
             self.log.close()
         else:
             self.log._file.retire()  # as a killed process leaves it
+        saved = Path(opsaved.path_of(self.log.path))
+        if saved.exists():
+            self.saved.append(saved.read_bytes())
+            if index == "gone":
+                saved.unlink()
+        if index == "another" and self.saved:
+            saved.write_bytes(data.draw(st.sampled_from(self.saved)))
         self.log = OpLog.open(self.log.path)
         before = self.share
         self.attach()
@@ -183,6 +193,7 @@ class Machine(RuleBasedStateMachine):
                 assert (report.bad_lines, report.operations) == (0, len(self.model))
             finally:
                 self.disk.__exit__(None, None, None)
+                self.patch.undo()
                 self.directory.cleanup()
 
 

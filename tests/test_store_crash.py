@@ -23,6 +23,7 @@ from backrest.store import (
     opformat,
     opload,
     oprepair,
+    opsaved,
     peers,
     removal,
     syscalls,
@@ -33,6 +34,7 @@ STORIES = (
     stories.Operations,
     stories.Compacting,
     stories.Together,
+    stories.Indexed,
     stories.Torn,
     stories.Repairing,
     stories.Configuration,
@@ -50,9 +52,15 @@ def test_power_cut_at_any_moment_keeps_what_was_acknowledged(
 ) -> None:
     monkeypatch.setattr(opcompact, "_LINES", 4)  # else so small a log is copied in one step
     story = kind()
+    if kind is stories.Indexed:
+        _always_save(monkeypatch)
     count = after_cut(tmp_path, story, prepare=story.prepare, again=20)
     print(f"{kind.__name__}: {count} disks")
     assert count > 20
+
+
+def _always_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opsaved, "is_worth", lambda length, covered: length > covered)
 
 
 # --- these tests can fail
@@ -120,6 +128,10 @@ def _careless_directory(log: opcore.OpCore) -> None:
     log._directory_unsynced = False
 
 
+def _any_index(header: dict[str, Any], file: AppendFile, progress: object) -> bool:
+    return bool(header["length"] <= file.length)
+
+
 def _lost_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (opcore, opcompact, oprepair):
         monkeypatch.setattr(module, "mark", lambda *_: opformat.mark(0, 0))
@@ -177,6 +189,7 @@ BROKEN: list[tuple[str, Callable[[], Any], Patch]] = [
         stories.Operations,
         _setting(opload, "is_crash_tail", lambda *_: False),
     ),
+    ("saved index of another log", stories.Indexed, _setting(opsaved, "_belongs", _any_index)),
     ("torn end opened in place", stories.Torn, _setting(AppendFile, "cut", lambda *_: None)),
     (
         "repair without a directory's sync",
@@ -225,6 +238,8 @@ def test_broken_store_is_found_out(
 ) -> None:
     monkeypatch.setattr(opcompact, "_LINES", 4)
     story = kind()
+    if kind is stories.Indexed:
+        _always_save(monkeypatch)
 
     def prepare(root: Path) -> None:
         story.prepare(root)

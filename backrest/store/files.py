@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import time
+import zlib
 from collections.abc import Iterable
 
 from backrest.errors import StorageError
@@ -31,6 +32,7 @@ __all__ = [
     "read_file",
     "rename_durably",
     "sweep_temps",
+    "temp_name",
 ]
 
 # A temporary file this old belongs to a process that was killed: a write takes seconds at the very most.
@@ -48,7 +50,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
-    temp, old = _temp_name(target), _temp_name(target)
+    temp, old = temp_name(target), temp_name(target)
     saved = False
     try:
         _write_new(temp, data)
@@ -99,7 +101,8 @@ def _put_back(path: str | os.PathLike[str], target: str, old: str, saved: bool, 
         ) from cause
 
 
-def _temp_name(target: str) -> str:
+def temp_name(target: str) -> str:
+    """A name beside the file for what is to take its place; ``sweep_temps`` knows the pattern."""
     directory, name = os.path.split(target)
     return os.path.join(directory, f".{name}.{secrets.token_hex(6)}.tmp")
 
@@ -154,6 +157,8 @@ class AppendFile:
         except OSError as error:
             raise storage_error("open", self.path, error) from error
         self.length = info.st_size
+        # CRC-32 of the file up to ``length``, for an owner who has read it and set this; else None
+        self.checksum: int | None = None if self.length else 0
 
     def _open(self) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -186,11 +191,14 @@ class AppendFile:
             raise storage_error("append to", self.path, error) from error
         self._dirty = False
         self.length = start + len(data)
+        if self.checksum is not None:
+            self.checksum = zlib.crc32(data, self.checksum)
         return start
 
     def cut(self, length: int) -> None:
         """Drop what lies behind ``length`` (a torn last line), durably. Raises StorageError."""
         self.length = length
+        self.checksum = None
         self._dirty = True
         self._settle()
 

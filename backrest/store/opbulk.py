@@ -15,7 +15,7 @@ from operator import itemgetter, lt
 from typing import Any
 
 from backrest.store.opformat import KINDS, STATUSES, Json
-from backrest.store.opindex import Index, Origin, Row, as_meta
+from backrest.store.opindex import Index, Origin, Row, as_meta, snapshot_key
 
 #: lines worked on at a time: few enough that their parsed form stays in the processor's cache
 BATCH = 128
@@ -58,7 +58,7 @@ def _columns(docs: Sequence[Json]) -> _Columns | None:
     except (KeyError, ValueError, TypeError):
         return None
     return (
-        ids, modnos, flows, starts, originals, flows_there, list(map(hash, snapshots)), statuses, kinds, keys,
+        ids, modnos, flows, starts, originals, flows_there, list(map(snapshot_key, snapshots)), statuses, kinds, keys,
     )  # fmt: skip
 
 

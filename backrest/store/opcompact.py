@@ -9,7 +9,7 @@ file and a temporary one that is swept up later; after it, the new one.
 from __future__ import annotations
 
 import os
-import secrets
+import zlib
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Protocol
 
 from backrest.errors import StorageError
-from backrest.store.files import AppendFile
+from backrest.store.files import AppendFile, temp_name
 from backrest.store.opfile import read_lines
 from backrest.store.opformat import mark
 from backrest.store.opindex import Index
-from backrest.store.opload import Progress
+from backrest.store.opload import BLOCK, Progress
 from backrest.store.syscalls import storage_error
 
 # Lines copied, and synced, at a time: some 3 MiB. A sync of hundreds of MiB at once would hold up all others.
@@ -76,9 +76,8 @@ def snapshot(
 
 
 def temporary(path: str) -> str:
-    """The name of the new file until it takes the old one's place; files.sweep_temps knows the pattern."""
-    directory, name = os.path.split(os.path.realpath(path))
-    return os.path.join(directory, f".{name}.{secrets.token_hex(6)}.tmp")
+    """The name of the new file until it takes the old one's place."""
+    return temp_name(os.path.realpath(path))
 
 
 def check_room(path: str, needed: int) -> None:
@@ -125,6 +124,21 @@ def copy_live(source: Source, target: AppendFile, snap: Snapshot, progress: Prog
     total = len(snap.rows)
     tell = None if progress is None else (lambda done: progress(done, total))
     return write(source, target, places, snap.highest, tell)
+
+
+def checksum(
+    source: Source, start: int, end: int, before: int, tell: Callable[[], None] = lambda: None
+) -> int:
+    """The CRC-32 of all up to ``end``, when that of all up to ``start`` is ``before``.
+
+    What was copied must be what was once written, or damage would go on into the new file without a trace, and the
+    original be gone.
+    """
+    while start < end and (part := source.read(start, min(BLOCK, end - start))):
+        before = zlib.crc32(part, before)
+        start += len(part)
+        tell()
+    return before
 
 
 def _copy_batch(source: Source, target: AppendFile, places: list[tuple[int, int]]) -> list[int]:

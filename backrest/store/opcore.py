@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from backrest.errors import StorageError
-from backrest.store import opcompact, opload, syscalls
+from backrest.store import opcompact, opload, opsaved, syscalls
 from backrest.store.files import AppendFile, atomic_write, discard, sweep_temps
 from backrest.store.opchange import Callback, Change
 from backrest.store.opcompact import Compacted, Snapshot
@@ -78,6 +78,7 @@ class OpCore:
         self._written = False  # since the last mark
         self._directory_unsynced = False  # a compaction's rename is not known to be durable
         self._stop_compacting = False
+        self._covered = 0  # bytes of the file whose index is saved beside it (opsaved.py)
 
     @classmethod
     def open(
@@ -93,14 +94,19 @@ class OpCore:
         Raises CorruptError (file, line, reason; nothing is changed) or StorageError.
         """
         sweep_temps(path)
+        sweep_temps(opsaved.path_of(os.fspath(path)))
         if not os.path.lexists(path):
             atomic_write(path, mark(0, first_modno))
         file = AppendFile(path)
         try:
-            return cls(file, opload.load(file, progress))
+            known = opsaved.load(file, progress)
+            self = cls(file, opload.load(file, progress, known))
         except BaseException:
             file.close()
             raise
+        self._covered = known[1] if known is not None else 0
+        self._save_index()
+        return self
 
     def close(self) -> None:
         """Closes the file, after what is being written. Closing twice is allowed."""
@@ -112,6 +118,7 @@ class OpCore:
                     self._append([mark(self._index.highest_id, self._index.highest_modno)[1:]])
                 except StorageError as error:
                     log.warning("closing the operation log: %s", error)
+                self._write(self._image())
             self._broken = _CLOSED
             self._file.retire()
 
@@ -234,11 +241,39 @@ class OpCore:
             return self._file.file.length, self._index.live_bytes
 
     def maybe_compact(self) -> bool:
-        """Compact when more than half of the file, and over 16 MiB, is dead. Cheap when it is not."""
+        """Compact when more than half of the file, and over 16 MiB, is dead. Cheap when it is not.
+
+        Also saves the index when the file has grown a good deal since it was saved.
+        """
         if not opcompact.is_worth(*self.size):
+            with self._compacting:
+                self._save_index()
             return False
         self.compact()
         return True
+
+    def _save_index(self) -> None:
+        with self._exclusive():
+            image = self._image()
+        self._write(image)
+
+    def _image(self) -> opsaved.Image | None:
+        """The index as it is, when it is worth saving; called under the lock of the commits."""
+        with self._lock:
+            file = self._file.file
+            if self._broken or file.checksum is None or not opsaved.is_worth(file.length, self._covered):
+                return None
+            return opsaved.Image(self._index, file.length, file.checksum)
+
+    def _write(self, image: opsaved.Image | None) -> None:
+        if image is None:
+            return
+        try:
+            image.write(self.path)
+        except StorageError as error:  # the next time tries again
+            log.warning("%s Opening the operation log will take longer.", error)
+        else:
+            self._covered = image.length
 
     def compact(self, progress: opload.Progress | None = None) -> Compacted:
         """Write the file anew without what is dead. Reading and writing go on meanwhile.
@@ -256,9 +291,14 @@ class OpCore:
                 old.hold()
             try:
                 opcompact.check_room(self.path, needed)
-                return self._rewrite(old, opcompact.snapshot(columns, highest, end), progress)
+                snap = opcompact.snapshot(columns, highest, end)
+                del columns  # memory
+                done = self._rewrite(old, snap, progress)
             finally:
                 old.release()
+            del snap
+            self._save_index()
+            return done
 
     def stop_compacting(self) -> None:
         """The program is ending: a compaction under way gives up at its next batch of lines, and no other begins.
@@ -281,14 +321,22 @@ class OpCore:
             step(0, len(snap.rows))
             new = AppendFile(temporary)
             offsets = opcompact.copy_live(old.file, new, snap, step)
+            total = len(snap.rows)
+            checksum = opcompact.checksum(old.file, 0, snap.end, 0, lambda: step(total, total))
             tail, end = new.length, snap.end
             while old.file.length - end > opcompact.CATCH_UP:
-                end = opcompact.copy_tail(old.file, new, end, old.file.length)
+                start, end = end, opcompact.copy_tail(old.file, new, end, old.file.length)
+                checksum = opcompact.checksum(old.file, start, end, checksum)
             with self._exclusive():
                 if self._broken:
                     raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
                 before = old.file.length
                 opcompact.copy_tail(old.file, new, end, before)
+                if opcompact.checksum(old.file, end, before, checksum) != old.file.checksum:
+                    raise StorageError(
+                        f"Cannot compact {self.path}: it was changed or damaged while in use. Stop the daemon, "
+                        "and run `backrest oplog verify`."
+                    )
                 new.append([mark(self._index.highest_id, self._index.highest_modno)])
                 column = opcompact.moved(self._index, snap, offsets, tail)
                 self._take_place(temporary, new, column)
@@ -316,6 +364,7 @@ class OpCore:
             self._file = LogFile(new)
         old.retire()
         self._written = False
+        self._covered = 0
         # Until the directory is synced a power cut could bring the old file back, without what is appended
         # to the new one: so nothing is, before that.
         self._directory_unsynced = True

@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from backrest.store.opformat import KINDS, STATUSES, Json, parse_deleted, parse_mark
 from backrest.store.sortedmap import SortedMap
@@ -40,7 +41,7 @@ class Row(NamedTuple):
     start: int  # unix_time_start_ms
     original: int  # 0 for our own
     original_flow: int
-    snapshot: int  # hash of the snapshot id
+    snapshot: int  # snapshot_key of the snapshot id
     status: int
     kind: int
     meta: Meta
@@ -69,9 +70,7 @@ class Index:
         self.flows = array("q")
         self.starts = array("q")  # unix_time_start_ms
         self.originals = array("q")  # 0 for our own
-        self.snapshots = array(
-            "q"
-        )  # hash of the snapshot id, 0 for none: equal hashes are checked in the body
+        self.snapshots = array("q")  # snapshot_key of the snapshot id: equal ones are checked in the body
         self.groups = array("I")  # 0: deleted
         self.statuses = array("i")
         self.kinds = array("H")  # field number of what the operation did
@@ -317,9 +316,19 @@ def row_of(doc: Json) -> Row:
     if original_flow.__class__ is not str:
         raise ValueError("originalFlowId is not a number in a string")
     return Row(
-        int(id_), int(modno), int(flow), int(start), int(original), int(original_flow), hash(snapshot),
-        STATUSES.get(status, status if status.__class__ is int else 0), kind_of(doc), meta,
+        int(id_), int(modno), int(flow), int(start), int(original), int(original_flow),
+        snapshot_key(snapshot), STATUSES.get(status, status if status.__class__ is int else 0), kind_of(doc), meta,
     )  # fmt: skip
+
+
+def snapshot_key(snapshot: str) -> int:
+    """A number for a snapshot id, the same in every process; 0 for none."""
+    if not snapshot:
+        return 0
+    try:
+        return int(snapshot[:15], 16)  # a SHA-256 in hexadecimal: 60 bits of it
+    except ValueError:
+        return crc32(snapshot.encode("utf-8", "surrogatepass"))
 
 
 def kind_of(doc: Json) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import orjson
@@ -20,6 +21,7 @@ import orjson
 from backrest.errors import CorruptError
 from backrest.store.files import AppendFile
 from backrest.store.opbulk import BATCH, append_all
+from backrest.store.opfile import line_number
 from backrest.store.opformat import MAX_LINE, SPACE, is_mark_line, parse_line
 from backrest.store.opindex import Index
 
@@ -48,13 +50,15 @@ class BadLine:
 class Blocks:
     """The complete lines of a file, a block at a time: iterate for (offset of the first, lines).
 
-    Afterwards ``end`` is where the last complete line ends; what follows it is a piece of a line. A line of
+    ``start`` and ``checksum``: only what follows so many bytes, of which that is the CRC-32 (None: nobody asks
+    for it). Afterwards ``end`` is where the last complete line ends; what follows it is a piece of a line. A line of
     more than MAX_LINE bytes comes as the bytes that were read so far, and iteration ends there.
     """
 
-    def __init__(self, read: Read, length: int, start: int = 0) -> None:
+    def __init__(self, read: Read, length: int, start: int = 0, checksum: int | None = None) -> None:
         self._read, self._length = read, length
-        self.end = start
+        self.end = self._start = start
+        self.checksum = self._checksum = checksum  # of all before ``end``; of all before ``_start``
         self.too_long = False
 
     def __iter__(self) -> Iterator[tuple[int, list[bytes]]]:
@@ -76,22 +80,42 @@ class Blocks:
             lines = block.split(b"\n")
             if carry:
                 lines[0] = b"".join(carry) + lines[0]
-            carry = [lines.pop()]
-            waiting = len(carry[0])
-            start, self.end = self.end, position - waiting
-            yield start, lines
+            rest = lines.pop()
+            waiting = len(rest)
+            self._start, self.end = self.end, position - waiting
+            self._checksum = self.checksum
+            if self.checksum is not None:
+                for part in carry:
+                    self.checksum = zlib.crc32(part, self.checksum)
+                self.checksum = zlib.crc32(memoryview(block)[: len(block) - waiting], self.checksum)
+            carry = [rest]
+            yield self._start, lines
+
+    def checksum_at(self, offset: int) -> int:
+        """The CRC-32 of all before the offset, which is in the last lines that came, or at their end."""
+        if offset == self.end or self._checksum is None:
+            return self.checksum or 0
+        return zlib.crc32(self._read(self._start, offset - self._start), self._checksum)
 
 
-def load(file: AppendFile, progress: Progress | None = None) -> Index:
+def load(
+    file: AppendFile, progress: Progress | None = None, known: tuple[Index, int, int] | None = None
+) -> Index:
     """The index of the file, which afterwards ends where the trusted part ends and is safe on the disk.
 
-    Raises CorruptError or StorageError; the file is then as it was.
+    ``known``: the index of the file's beginning, the length of that, and its CRC-32. Raises CorruptError or
+    StorageError; the file is then as it was.
     """
-    index = Index()
-    bad = read_into(index, file.read, file.length, progress)
+    index, start, checksum = known or (Index(), 0, 0)
+    blocks = Blocks(file.read, file.length, start, checksum)
+    with uncollected():
+        bad = _read_all(index, blocks, file.length, progress)
     if bad is None:
         file.append(())  # a sync: lines that a killed process wrote may be in memory only
+        file.checksum = blocks.checksum
         return index
+    if start:
+        bad = replace(bad, number=line_number(file, bad.offset))
     if bad.number == 1 or not is_crash_tail(file.read, file.length, bad):
         raise CorruptError(file.path, bad.number, f"{bad.reason} ({WAY_OUT})")
     size = file.length - bad.offset
@@ -101,6 +125,7 @@ def load(file: AppendFile, progress: Progress | None = None) -> Index:
     else:
         log.info("%s: cut an unfinished line of %d bytes", file.path, size)
     file.cut(bad.offset)
+    file.checksum = blocks.checksum_at(bad.offset)
     return index
 
 
@@ -123,7 +148,8 @@ def uncollected() -> Iterator[None]:
 
 
 def _read_all(index: Index, blocks: Blocks, length: int, progress: Progress | None) -> BadLine | None:
-    number = 0
+    """As ``read_into``. Behind what is in the index already, lines are counted from there."""
+    number = 1 if blocks.end else 0
     for start, lines in blocks:
         offset = start
         for first in range(0, len(lines), BATCH):

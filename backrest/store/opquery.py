@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from backrest.store.opindex import Index, Meta
+from backrest.store.opindex import Index, Meta, snapshot_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _first(index: Index, query: Query) -> Sequence[int]:
         column, several = index.flows, len(flows) != 1
         rows = [row for row in rows if column[row] in flows] if several else _equal(column, flows.pop(), rows)
     if query.snapshot_id is not None:
-        rows = _equal(index.snapshots, hash(query.snapshot_id), rows)
+        rows = _equal(index.snapshots, snapshot_key(query.snapshot_id), rows)
     return rows
 
 

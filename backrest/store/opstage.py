@@ -19,7 +19,7 @@ from backrest.errors import NotFoundError, UserError
 from backrest.store.opbulk import take_rows
 from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
 from backrest.store.opformat import MAX_LINE, Json, Operation, deletion_lines, operation_line, problem
-from backrest.store.opindex import Index, Meta, Row, kind_of, row_of
+from backrest.store.opindex import Index, Meta, Row, kind_of, row_of, snapshot_key
 from backrest.wire import codec
 
 
@@ -280,7 +280,7 @@ def receive(keyid: str, operations: Iterable[Operation]) -> list[Received | tupl
             body.pop(key, None)
         names = body["repoId"], body["repoGuid"], body["planId"], body["instanceId"]
         meta = metas.get(names) or metas.setdefault(names, Meta(keyid, *names))
-        start, snapshot = operation.unix_time_start_ms, hash(body.get("snapshotId", ""))
+        start, snapshot = operation.unix_time_start_ms, snapshot_key(body.get("snapshotId", ""))
         status, kind = operation.status, kind_of(body)
         rest = operation_line(body)[1:]
         found.append(Received(original, modno, flow, start, snapshot, status, kind, meta, rest))

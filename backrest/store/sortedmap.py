@@ -28,6 +28,13 @@ class SortedMap:
             self._keys.append(key)
             self._values.append(value)
 
+    @classmethod
+    def of(cls, keys: array[int], values: array[int]) -> SortedMap:
+        """The map that gave these ``arrays``; they are taken, not copied."""
+        new = cls()
+        new._keys, new._values = keys, values
+        return new
+
     def __len__(self) -> int:
         return len(self._keys) + len(self._extra)
 
@@ -65,9 +72,13 @@ class SortedMap:
 
     def items(self) -> Iterator[tuple[int, int]]:
         """In rising order of the keys."""
+        return zip(*self.arrays(), strict=True)
+
+    def arrays(self) -> tuple[array[int], array[int]]:
+        """The keys in rising order, and their values: to be read only."""
         if self._extra:
             self._merge()
-        return zip(self._keys, self._values, strict=True)
+        return self._keys, self._values
 
     def _merge(self) -> None:
         # a key that waited in the dict may since have been passed by the array's end, but is never in both:

@@ -85,7 +85,7 @@ def storage_error(action: str, path: str | os.PathLike[str], error: OSError) -> 
     return StorageError(f"Cannot {action} {os.fspath(path)}: {reason}.")
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of it at the offset: a single write call may store less than it was given."""
     view = memoryview(data)
     while view:
