@@ -5,6 +5,7 @@ Whoever asked for a backup and leaves (Ctrl-C, a closed terminal) cancels it: th
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,10 +16,15 @@ from backrest.admin.plans import refuse_parked
 from backrest.admin.registry import Emit
 from backrest.admin.repos import find as find_repo
 from backrest.errors import BackrestError
+from backrest.store.text import one_line
 from backrest.wire import codec, operations
 
 if TYPE_CHECKING:
     from backrest.engine.progress import Progress
+
+log = logging.getLogger("backrest.admin")
+
+LOGGED_CHARS = 500  # of a message, which may name a thousand files
 
 
 class _Latest:
@@ -76,7 +82,25 @@ async def backup(context: Context, emit: Emit, plan_id: str, dry_run: bool = Fal
     if error is not None:
         raise error
     assert operation is not None
+    if context.daemon is not None:  # a command says it itself
+        _log(plan_id, operation)
     return {"operation": codec.to_dict(operation)}
+
+
+def _log(plan_id: str, operation: operations.Operation) -> None:
+    ended = (
+        operations.OperationStatus.Name(operation.status).removeprefix("STATUS_").replace("_", " ").lower()
+    )
+    good = operation.status == operations.STATUS_SUCCESS
+    why = f": {one_line(operation.display_message, LOGGED_CHARS)}" if operation.display_message else ""
+    log.log(
+        logging.INFO if good else logging.WARNING,
+        "plan %s: backup (operation %d) ended as %s%s",
+        plan_id,
+        operation.id,
+        ended,
+        why,
+    )
 
 
 async def index(context: Context, emit: Emit, repo_id: str) -> dict[str, Any]:
