@@ -94,7 +94,7 @@ class OpLog(OpCore):
             partial(
                 opstage.apply,
                 keyid=keyid,
-                upserts=opstage.receive(keyid, upserts),
+                arrival=opstage.receive(keyid, upserts),
                 deletes=list(deletes),
                 keep_newer=keep_newer,
                 still=still,

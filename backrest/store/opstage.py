@@ -11,15 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple, cast
+from operator import itemgetter
+from typing import cast
 
 import orjson
 
 from backrest.errors import NotFoundError, UserError
 from backrest.store.opbulk import take_rows
 from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
-from backrest.store.opformat import MAX_LINE, Json, Operation, deletion_lines, operation_line, problem
-from backrest.store.opindex import Index, Meta, Row, kind_of, row_of, snapshot_key
+from backrest.store.opformat import (
+    KINDS,
+    MAX_LINE,
+    Json,
+    Operation,
+    deletion_lines,
+    operation_line,
+    problem,
+)
+from backrest.store.opindex import Index, Meta, Row, row_of, snapshot_key
 from backrest.wire import codec
 
 
@@ -51,8 +60,9 @@ class Stage:
         self.highest_id = index.highest_id
         self.highest_modno = index.highest_modno
         self._staged: dict[int, tuple[Row, bytes] | None] = {}  # None: deleted in this commit
-        self._originals: dict[tuple[str, int], int] = {}
-        self._flows: dict[tuple[str, int], int] = {}
+        # by the key id of a peer: its numbers -> ours, of what this commit stores
+        self._originals: dict[str, dict[int, int]] = {}
+        self._flows: dict[str, dict[int, int]] = {}
 
     # The index as it will be
 
@@ -78,22 +88,24 @@ class Stage:
         return self.index.modnos[row]
 
     def find_original(self, keyid: str, original: int) -> int | None:
-        number = self._originals.get((keyid, original))
+        staged = self._originals.get(keyid)
+        number = None if staged is None else staged.get(original)
         if number is None:
             number = self.index.find_original(keyid, original)
         return None if number is None or self._staged.get(number, True) is None else number
 
     def stored_from(self, keyid: str) -> list[int]:
         """Our ids of what this commit stores of a peer."""
-        return [number for (origin, _), number in self._originals.items() if origin == keyid]
+        return list(self._originals.get(keyid, {}).values())
 
     def flow(self, keyid: str, original_flow: int, new: int | None) -> int:
         """Our flow for a peer's: as before, or a new one. It is named after its first operation, when that is
         ``new``; one that is moved may have named another flow already, so the name is then a number apart.
         """
-        flow = self._flows.get((keyid, original_flow)) or self.index.find_flow(keyid, original_flow)
+        staged = self._flows.setdefault(keyid, {})
+        flow = staged.get(original_flow) or self.index.find_flow(keyid, original_flow)
         if flow is None:
-            flow = self._flows[keyid, original_flow] = self.next_id() if new is None else new
+            flow = staged[original_flow] = self.next_id() if new is None else new
         return flow
 
     def next_id(self) -> int:
@@ -116,8 +128,9 @@ class Stage:
         cast(list[Row], rows).append(row)
         lengths.append(len(line))
 
-    def put_original(self, keyid: str, original: int, number: int) -> None:
-        self._originals[keyid, original] = number
+    def originals(self, keyid: str) -> dict[int, int]:
+        """The ids of a peer's operations that this commit puts -> ours. The caller of ``put`` adds to it."""
+        return self._originals.setdefault(keyid, {})
 
     def delete(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -245,56 +258,69 @@ def delete(stage: Stage, ids: Iterable[int]) -> tuple[list[int], list[Change]]:
     return gone, changes
 
 
-class Received(NamedTuple):
-    """A peer's operation as it will be kept, but for the numbers that only the commit gives it."""
-
-    original: int
-    modno: int
-    original_flow: int
-    start: int
-    snapshot: int
-    status: int
-    kind: int
-    meta: Meta
-    rest: bytes  # of its line, from ``repoId`` on
+#: a peer's operation as it will be kept, but for the numbers that only the commit gives it: id, modno, flow and
+#: unix_time_start_ms as the peer gave them; snapshot_key, status, kind; its meta; and its line from ``repoId`` on
+Received = tuple[int, int, int, int, int, int, int, Meta, bytes]
 
 
-def receive(keyid: str, operations: Iterable[Operation]) -> list[Received | tuple[int, str]]:
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came of a peer in one go."""
+
+    upserts: list[Received] = field(default_factory=list)
+    invalid: list[tuple[int, str]] = field(default_factory=list)  # (id as the peer numbers it, reason)
+
+
+def receive(keyid: str, operations: Iterable[Operation]) -> Arrival:
     """Turn what a peer sent into what is kept: the costly part, done before the commit and outside of its lock.
 
-    An invalid one becomes (its id, reason). Whatever the peer itself gave as original is dropped: what it holds
-    of others is not its to send.
+    Whatever the peer itself gave as original is dropped: what it holds of others is not its to send.
     """
-    found: list[Received | tuple[int, str]] = []
+    arrival = Arrival()
+    put = arrival.upserts.append
+    kinds, line_of = KINDS.get, operation_line
     metas: dict[tuple[str, ...], Meta] = {}  # one object for all operations that agree
     for operation in operations:
         original, modno, flow = operation.id, operation.modno, operation.flow_id
-        body = codec.to_dict(operation)
-        reason = "no id" if not original else "no modno" if not modno else problem(body)
-        if reason is None and min(original, modno, flow, operation.unix_time_start_ms) < 0:
-            reason = "a negative id, modno, flow_id or unix_time_start_ms"
-        if reason is not None:
-            found.append((original, reason))
+        start = operation.unix_time_start_ms
+        body = _body(operation)
+        snapshot = body.get("snapshotId", "")
+        try:
+            names = _names(body)
+        except KeyError:
+            names = None
+        positive = original > 0 and modno > 0 and flow > 0 and start > 0
+        if names is None or not positive or len(snapshot) not in (0, 64):
+            arrival.invalid.append((original, _refusal(operation)))
             continue
-        for key in _NUMBERS:
-            body.pop(key, None)
-        names = body["repoId"], body["repoGuid"], body["planId"], body["instanceId"]
         meta = metas.get(names) or metas.setdefault(names, Meta(keyid, *names))
-        start, snapshot = operation.unix_time_start_ms, snapshot_key(body.get("snapshotId", ""))
-        status, kind = operation.status, kind_of(body)
-        rest = operation_line(body)[1:]
-        found.append(Received(original, modno, flow, start, snapshot, status, kind, meta, rest))
-    return found
+        kind = kinds(next(reversed(body)), 0)  # what it did stands last, as in the schema
+        key, rest = snapshot_key(snapshot), line_of(body)[1:]
+        put((original, modno, flow, start, key, operation.status, kind, meta, rest))
+    return arrival
 
 
-_NUMBERS = ("id", "modno", "flowId", "originalId", "originalFlowId", "originalInstanceKeyid")
+def _refusal(operation: Operation) -> str:
+    """Why a peer's operation is not taken."""
+    if not operation.id:
+        return "no id"
+    if not operation.modno:
+        return "no modno"
+    return problem(codec.to_dict(operation)) or "a negative id, modno, flow_id or unix_time_start_ms"
+
+
+# These stand at the front of the line, as they will be here.
+_body = codec.to_dict_without(
+    Operation, "id", "modno", "flow_id", "original_id", "original_flow_id", "original_instance_keyid"
+)
+_names = itemgetter("repoId", "repoGuid", "planId", "instanceId")
 _LINE = b'{"id":"%d","originalId":"%d","modno":"%d","flowId":"%d","originalFlowId":"%d","originalInstanceKeyid":%s,%s'
 
 
 def apply(
     stage: Stage,
     keyid: str,
-    upserts: Sequence[Received | tuple[int, str]],
+    arrival: Arrival,
     deletes: Iterable[int],
     keep_newer: bool,
     still: Callable[[], bool] | None = None,
@@ -304,14 +330,12 @@ def apply(
     applied = Applied()
     if still is not None and not still():
         return replace(applied, closed=True), []
+    applied.invalid.extend(arrival.invalid)
     unchanged = 0
     told: dict[int, tuple[Meta, Meta | None, bytes]] = {}
     keyid_json = orjson.dumps(keyid)
-    for given in upserts:
-        if not isinstance(given, Received):
-            applied.invalid.append(given)
-            continue
-        original, modno, original_flow, start, snapshot, status, kind, meta, rest = given
+    put_before = stage.originals(keyid)
+    for original, modno, original_flow, start, snapshot, status, kind, meta, rest in arrival.upserts:
         number = stage.find_original(keyid, original)
         new = None
         if number is None:
@@ -337,7 +361,7 @@ def apply(
             told[number] = (meta, before, line)
         row = Row(number, modno, flow, start, original, original_flow, snapshot, status, kind, meta)
         stage.put(row, line)
-        stage.put_original(keyid, original, number)
+        put_before[original] = number
         applied.stored.append(number)
     ours: list[int] = []
     for original in deletes:
