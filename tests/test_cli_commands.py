@@ -25,6 +25,17 @@ def test_each_command_in_the_table_has_its_help(run: Run, name: str) -> None:
     assert run(name, "--help").stdout.startswith("Usage: ")
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [("statsu", "'status'"), ("client lst", "'list'"), ("clients list", "'client'"), ("xyz", "")],
+)
+def test_the_command_that_was_meant_is_named(run: Run, line: str, meant: str) -> None:
+    said = run(*line.split(), code=2).stderr
+    assert "No such command" in said
+    assert meant in said
+    assert ("Did you mean" in said) == bool(meant)
+
+
 def test_the_help_names_every_command_and_completion(run: Run) -> None:
     text = run("--help").stdout
     assert all(f"  {name} " in text for name in COMMANDS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.exceptions import NoSuchCommand
 
 from backrest.cli import output
 from backrest.errors import BackrestError
@@ -161,6 +162,16 @@ class Root(click.Group):
         found = getattr(importlib.import_module(f"backrest.cli.{module}"), cmd_name)
         assert isinstance(found, click.Command)
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except (
+            NoSuchCommand
+        ) as error:  # click looks for the one that was meant among commands that are imported
+            raise NoSuchCommand(error.command_name, possibilities=self.table, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
