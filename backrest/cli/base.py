@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backrest.store.paths import Paths
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED = 1
 USAGE = 2
@@ -275,6 +276,11 @@ def parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Paramete
             raise click.BadParameter(str(error), ctx=ctx, param=param) from None
 
     return callback
+
+
+def several(flag: str, name: str, metavar: str, help_text: str, **more: Any) -> Callable[[F], F]:
+    """An option that may be given more than once: the command gets a tuple called ``name``."""
+    return click.option(flag, name, multiple=True, metavar=metavar, help=help_text, **more)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

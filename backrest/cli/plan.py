@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from backrest.cli import formats, output
-from backrest.cli.base import Group, json_option, parsed, shared
+from backrest.cli.base import F, Group, json_option, parsed, several, shared
 
 
 @click.group(cls=Group)
@@ -17,29 +18,41 @@ def plan() -> None:
     """What is backed up, and where to."""
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+_PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
 
 
-def _keep(name: str) -> Callable[[F], F]:
-    return click.option(f"--keep-{name}", type=int, metavar="N", help=f"Keep the last N {name} snapshots.")
+def _keeps(last: str, everything: str) -> Callable[[F], F]:
+    """The --keep options, with the help of the first and of the last; the command gets them as ``retention``, None when
+    there are none."""
+
+    def options(command: F) -> F:
+        @functools.wraps(command)
+        def with_retention(**given: Any) -> Any:
+            counts = {name: given.pop(f"keep_{name}") for name in (*_PERIODS, "last")}
+            try:
+                retention = formats.retention(counts, keep_all=given.pop("keep_all"))
+            except ValueError as error:
+                raise click.UsageError(f"{error}.") from None
+            return command(retention=retention, **given)
+
+        found: Any = click.option("--keep-all", is_flag=True, help=everything)(with_retention)
+        for name in reversed(_PERIODS):
+            found = _count(name, f"Keep the last N {name} snapshots.")(found)
+        return _count("last", last)(found)  # type: ignore[no-any-return]
+
+    return options
+
+
+def _count(name: str, help_text: str) -> Callable[[F], F]:
+    return click.option(f"--keep-{name}", type=int, metavar="N", help=help_text)
 
 
 @plan.command()
 @click.argument("id")
 @click.option("--repo", "repo_id", required=True, metavar="R", help="The repository to back up to.")
-@click.option(
-    "--path", "paths", required=True, multiple=True, metavar="P", help="What to back up; may be repeated."
-)
-@click.option(
-    "--exclude", "excludes", multiple=True, metavar="PATTERN", help="What to leave out; may be repeated."
-)
-@click.option(
-    "--iexclude",
-    "iexcludes",
-    multiple=True,
-    metavar="PATTERN",
-    help="The same, whatever the case of letters.",
-)
+@several("--path", "paths", "P", "What to back up; may be repeated.", required=True)
+@several("--exclude", "excludes", "PATTERN", "What to leave out; may be repeated.")
+@several("--iexclude", "iexcludes", "PATTERN", "The same, whatever the case of letters.")
 @click.option(
     "--schedule",
     default="none",
@@ -48,18 +61,10 @@ def _keep(name: str) -> Callable[[F], F]:
     callback=parsed(formats.parse_schedule),
     help="'every 6h', 'every 2d', five fields of cron, or none. This version keeps it and does not run it.",
 )
-@click.option(
-    "--keep-last", type=int, metavar="N", help="Keep the last N snapshots; without any --keep option all."
+@_keeps(
+    "Keep the last N snapshots; without any --keep option all.", "Say that nothing is ever to be forgotten."
 )
-@_keep("hourly")
-@_keep("daily")
-@_keep("weekly")
-@_keep("monthly")
-@_keep("yearly")
-@click.option("--keep-all", is_flag=True, help="Say that nothing is ever to be forgotten.")
-@click.option(
-    "--backup-flag", "backup_flags", multiple=True, metavar="FLAG", help="For restic backup; may be repeated."
-)
+@several("--backup-flag", "backup_flags", "FLAG", "For restic backup; may be repeated.")
 @click.option("--skip-if-unchanged", is_flag=True, help="Make no snapshot when nothing has changed.")
 @json_option
 def add(
@@ -69,27 +74,12 @@ def add(
     excludes: tuple[str, ...],
     iexcludes: tuple[str, ...],
     schedule: dict[str, Any],
-    keep_last: int | None,
-    keep_hourly: int | None,
-    keep_daily: int | None,
-    keep_weekly: int | None,
-    keep_monthly: int | None,
-    keep_yearly: int | None,
-    keep_all: bool,
+    retention: dict[str, Any] | None,
     backup_flags: tuple[str, ...],
     skip_if_unchanged: bool,
     as_json: bool,
 ) -> None:
     """Enter a plan; `backrest backup ID` runs it."""
-    counts = {
-        "hourly": keep_hourly,
-        "daily": keep_daily,
-        "weekly": keep_weekly,
-        "monthly": keep_monthly,
-        "yearly": keep_yearly,
-        "last": keep_last,
-    }
-    retention = _retention(counts, keep_all)
     absolute = _absolute(paths)
     entry: dict[str, Any] = {
         "id": id,
@@ -109,13 +99,6 @@ def add(
     output.say(f"Plan {id!r} is entered; `backrest backup {id}` runs it.")
     _note_schedule(schedule)
     return None
-
-
-def _retention(counts: dict[str, int | None], keep_all: bool) -> dict[str, Any] | None:
-    try:
-        return formats.retention(counts, keep_all=keep_all)
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from None
 
 
 def _absolute(paths: tuple[str, ...]) -> list[str]:
@@ -139,24 +122,10 @@ def _note_schedule(schedule: dict[str, Any]) -> None:
 @plan.command("set")
 @click.argument("id")
 @click.option("--repo", "repo_id", metavar="R", help="The repository to back up to from now on.")
-@click.option(
-    "--path", "paths", multiple=True, metavar="P", help="What to back up, in place of all there are."
-)
-@click.option(
-    "--exclude",
-    "excludes",
-    multiple=True,
-    metavar="PATTERN",
-    help="What to leave out, in place of all there are.",
-)
+@several("--path", "paths", "P", "What to back up, in place of all there are.")
+@several("--exclude", "excludes", "PATTERN", "What to leave out, in place of all there are.")
 @click.option("--clear-excludes", is_flag=True, help="Leave nothing out by --exclude.")
-@click.option(
-    "--iexclude",
-    "iexcludes",
-    multiple=True,
-    metavar="PATTERN",
-    help="The same, whatever the case of letters.",
-)
+@several("--iexclude", "iexcludes", "PATTERN", "The same, whatever the case of letters.")
 @click.option("--clear-iexcludes", is_flag=True, help="Leave nothing out by --iexclude.")
 @click.option(
     "--schedule",
@@ -164,20 +133,8 @@ def _note_schedule(schedule: dict[str, Any]) -> None:
     callback=parsed(formats.parse_schedule),
     help="As for `plan add`.",
 )
-@click.option("--keep-last", type=int, metavar="N", help="Keep the last N snapshots.")
-@_keep("hourly")
-@_keep("daily")
-@_keep("weekly")
-@_keep("monthly")
-@_keep("yearly")
-@click.option("--keep-all", is_flag=True, help="Forget nothing.")
-@click.option(
-    "--backup-flag",
-    "backup_flags",
-    multiple=True,
-    metavar="FLAG",
-    help="For restic backup, in place of all there are.",
-)
+@_keeps("Keep the last N snapshots.", "Forget nothing.")
+@several("--backup-flag", "backup_flags", "FLAG", "For restic backup, in place of all there are.")
 @click.option("--clear-backup-flags", is_flag=True, help="Remove all flags for restic backup.")
 @click.option(
     "--skip-if-unchanged/--no-skip-if-unchanged",
@@ -194,27 +151,13 @@ def set_plan(
     iexcludes: tuple[str, ...],
     clear_iexcludes: bool,
     schedule: dict[str, Any] | None,
-    keep_last: int | None,
-    keep_hourly: int | None,
-    keep_daily: int | None,
-    keep_weekly: int | None,
-    keep_monthly: int | None,
-    keep_yearly: int | None,
-    keep_all: bool,
+    retention: dict[str, Any] | None,
     backup_flags: tuple[str, ...],
     clear_backup_flags: bool,
     skip_if_unchanged: bool | None,
     as_json: bool,
 ) -> None:
     """Change a plan; what is not named stays as it is. The --keep options replace the whole retention."""
-    counts = {
-        "hourly": keep_hourly,
-        "daily": keep_daily,
-        "weekly": keep_weekly,
-        "monthly": keep_monthly,
-        "yearly": keep_yearly,
-        "last": keep_last,
-    }
     changes: dict[str, Any] = {}
     clear = []
     for name, values, cleared in (
@@ -233,7 +176,7 @@ def set_plan(
         "repo": repo_id,
         "paths": absolute or None,
         "schedule": schedule,
-        "retention": _retention(counts, keep_all),
+        "retention": retention,
         "skipIfUnchanged": skip_if_unchanged,
     }
     changes |= {name: value for name, value in given.items() if value is not None}

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from backrest.cli import output
-from backrest.cli.base import Group, json_option, shared
+from backrest.cli.base import Group, json_option, several, shared
 from backrest.cli.passwords import read_password
 
 
@@ -42,20 +42,8 @@ def _variable(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 )
 @click.option("--password-env", metavar="NAME", help="Read the password from this environment variable.")
 @click.option("--generate-password", is_flag=True, help="Make a new random password, for a new repository.")
-@click.option(
-    "--env",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_variable,
-    help="For restic's environment; may be repeated.",
-)
-@click.option(
-    "--flag",
-    "flags",
-    multiple=True,
-    metavar="FLAG",
-    help="For each restic command on it (--flag=--limit-upload=512).",
-)
+@several("--env", "env", "KEY=VALUE", "For restic's environment; may be repeated.", callback=_variable)
+@several("--flag", "flags", "FLAG", "For each restic command on it (--flag=--limit-upload=512).")
 @click.option("--auto-unlock", is_flag=True, help="Remove stale locks before each operation.")
 @click.option(
     "--no-init",
@@ -127,22 +115,16 @@ def _absolute(uri: str) -> str:
 )
 @click.option("--password-env", metavar="NAME", help="Read the new password from this environment variable.")
 @click.option("--clear-password", is_flag=True, help="Keep none: restic gets it in another way.")
-@click.option(
+@several(
     "--env",
-    multiple=True,
-    metavar="KEY=VALUE",
+    "env",
+    "KEY=VALUE",
+    "Set one variable of restic's environment; may be repeated.",
     callback=_variable,
-    help="Set one variable of restic's environment; may be repeated.",
 )
-@click.option("--unset-env", multiple=True, metavar="KEY", help="Remove one variable; may be repeated.")
+@several("--unset-env", "unset_env", "KEY", "Remove one variable; may be repeated.")
 @click.option("--clear-env", is_flag=True, help="Remove all variables; those of --env are set after it.")
-@click.option(
-    "--flag",
-    "flags",
-    multiple=True,
-    metavar="FLAG",
-    help="For each restic command, in place of all there are.",
-)
+@several("--flag", "flags", "FLAG", "For each restic command, in place of all there are.")
 @click.option("--clear-flags", is_flag=True, help="Remove all flags.")
 @click.option(
     "--auto-unlock/--no-auto-unlock", default=None, help="Remove stale locks before each operation."
@@ -212,20 +194,18 @@ def _address(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
 @repo.command()
 @click.argument("id")
-@click.option(
+@several(
     "--uri-for",
     "uris",
-    multiple=True,
-    metavar="CLIENT=URI",
+    "CLIENT=URI",
+    "Where this client reaches it, if under another address; may be repeated.",
     callback=_address,
-    help="Where this client reaches it, if under another address; may be repeated.",
 )
-@click.option(
+@several(
     "--no-uri-for",
     "no_uris",
-    multiple=True,
-    metavar="CLIENT",
-    help="This client reaches it under the hub's own address after all; may be repeated.",
+    "CLIENT",
+    "This client reaches it under the hub's own address after all; may be repeated.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for what the connected clients say.")
 @json_option
