@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from backrest import wire
 from backrest.admin.context import Context
-from backrest.admin.peers import Peer, find, formatted, grants
+from backrest.admin.peers import Peer, formatted, regrant
 from backrest.errors import ConflictError
 
 
@@ -75,21 +74,4 @@ def _purge(context: Context, keyid: str) -> int:
 
 def set_permissions(context: Context, ident: str, permissions: list[str]) -> dict[str, Any]:
     """Replaces what the client may do; in force at once."""
-    granted = grants(permissions)
-    found: list[Peer] = []
-
-    def change(config: wire.config.Config) -> bool:
-        client = find(config.multihost.authorized_clients, ident, "client")
-        found[:] = [client]
-        if list(client.permissions) == granted:
-            return False
-        del client.permissions[:]
-        client.permissions.extend(granted)
-        return True
-
-    context.config.transform(change)
-    client = found[0]
-    context.audit.append(
-        "client-permissions", instance=client.instance_id, keyid=client.keyid, permissions=formatted(granted)
-    )
-    return {"client": {"instanceId": client.instance_id, "keyId": client.keyid, "grants": formatted(granted)}}
+    return {"client": regrant(context, ident, "client", permissions, "client-permissions")}

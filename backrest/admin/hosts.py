@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from backrest import wire
 from backrest.admin.context import Context, require_identity
 from backrest.admin.instance import peer_json
-from backrest.admin.peers import Peer, find, formatted, grants
+from backrest.admin.peers import Peer, find, formatted, grants, regrant
 from backrest.admin.registry import Emit
 from backrest.crypto.tokens import PairingToken
 from backrest.errors import ConflictError, UserError
@@ -273,21 +273,4 @@ def remove(context: Context, ident: str) -> dict[str, Any]:
 
 def grant(context: Context, ident: str, permissions: list[str]) -> dict[str, Any]:
     """Replaces what the hub may do here; in force at once."""
-    granted = grants(permissions)
-    found: list[Peer] = []
-
-    def change(config: wire.config.Config) -> bool:
-        host = find(config.multihost.known_hosts, ident, "hub")
-        found[:] = [host]
-        if list(host.permissions) == granted:
-            return False
-        del host.permissions[:]
-        host.permissions.extend(granted)
-        return True
-
-    context.config.transform(change)
-    host = found[0]
-    context.audit.append(
-        "host-granted", instance=host.instance_id, keyid=host.keyid, permissions=formatted(granted)
-    )
-    return {"host": {"instanceId": host.instance_id, "keyId": host.keyid, "grants": formatted(granted)}}
+    return {"host": regrant(context, ident, "host", permissions, "host-granted")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backrest import wire
 from backrest.errors import NotFoundError, UserError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Peer = wire.config.Multihost.Peer
 Permission = wire.config.Multihost.Permission
+
+NOUNS = {"client": "client", "host": "hub"}
+"""What a peer is to us, in our words for people."""
 
 
 def grants(texts: Sequence[str]) -> list[Permission]:
@@ -47,6 +50,30 @@ def find(peers: Iterable[Peer], ident: str, noun: str) -> Peer:
             return peer
     names = ", ".join(sorted(peer.instance_id for peer in listed)) or "none"
     raise NotFoundError(f"there is no {noun} {ident!r} (there are: {names})")
+
+
+def regrant(
+    context: Context, ident: str, role: str, permissions: Sequence[str], event: str
+) -> dict[str, Any]:
+    """Replaces what a configured peer ("client" or "host") may do here, and records it as ``event``."""
+    granted = grants(permissions)
+    found: list[Peer] = []
+
+    def change(config: wire.config.Config) -> bool:
+        sync = config.multihost
+        peer = find(sync.authorized_clients if role == "client" else sync.known_hosts, ident, NOUNS[role])
+        found[:] = [peer]
+        if list(peer.permissions) == granted:
+            return False
+        del peer.permissions[:]
+        peer.permissions.extend(granted)
+        return True
+
+    context.config.transform(change)
+    [peer] = found
+    given = formatted(granted)
+    context.audit.append(event, instance=peer.instance_id, keyid=peer.keyid, permissions=given)
+    return {"instanceId": peer.instance_id, "keyId": peer.keyid, "grants": given}
 
 
 def resolve(context: Context, ident: str) -> str:

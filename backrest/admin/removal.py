@@ -9,11 +9,9 @@ from typing import Any
 
 from backrest import wire
 from backrest.admin.context import Context
-from backrest.admin.peers import find, formatted
+from backrest.admin.peers import NOUNS, find, formatted
 from backrest.store.removal import Removal
 from backrest.store.removal import remove_peer as take_out
-
-NOUNS = {"host": "hub", "client": "client"}
 
 
 def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from typing import Any
 
 from backrest.admin.context import Context
 from backrest.admin.instance import peer_json
-from backrest.admin.peers import find, formatted
+from backrest.admin.peers import NOUNS, find, formatted
 from backrest.wire import codec
-
-NOUNS = {"client": "client", "host": "hub"}
 
 
 def peer_config(context: Context, ident: str, role: str) -> dict[str, Any]:
