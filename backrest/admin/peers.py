@@ -52,6 +52,12 @@ def find(peers: Iterable[Peer], ident: str, noun: str) -> Peer:
     raise NotFoundError(f"there is no {noun} {ident!r} (there are: {names})")
 
 
+def configured(config: wire.config.Config, ident: str, role: str) -> Peer:
+    """The client ("client") or the hub ("host") of that instance id or key id; NotFoundError."""
+    sync = config.multihost
+    return find(sync.authorized_clients if role == "client" else sync.known_hosts, ident, NOUNS[role])
+
+
 def regrant(
     context: Context, ident: str, role: str, permissions: Sequence[str], event: str
 ) -> dict[str, Any]:
@@ -60,8 +66,7 @@ def regrant(
     found: list[Peer] = []
 
     def change(config: wire.config.Config) -> bool:
-        sync = config.multihost
-        peer = find(sync.authorized_clients if role == "client" else sync.known_hosts, ident, NOUNS[role])
+        peer = configured(config, ident, role)
         found[:] = [peer]
         if list(peer.permissions) == granted:
             return False

@@ -9,7 +9,7 @@ from typing import Any
 
 from backrest import wire
 from backrest.admin.context import Context
-from backrest.admin.peers import NOUNS, find, formatted
+from backrest.admin.peers import configured, formatted
 from backrest.store.removal import Removal
 from backrest.store.removal import remove_peer as take_out
 
@@ -19,13 +19,9 @@ def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
     done: list[Removal] = []
 
     def change(config: wire.config.Config) -> None:
-        sync = config.multihost
-        peers = sync.known_hosts if role == "host" else sync.authorized_clients
-        removal = take_out(config, find(peers, ident, NOUNS[role]).keyid)
-        if removal.plans:
-            context.parked.park(
-                removal
-            )  # before the configuration is written: a crash in between loses nothing
+        removal = take_out(config, configured(config, ident, role).keyid)
+        if removal.plans:  # before the configuration is written: a crash in between loses nothing
+            context.parked.park(removal)
         done[:] = [removal]
 
     context.config.transform(change)

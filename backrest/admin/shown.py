@@ -10,7 +10,7 @@ from typing import Any
 
 from backrest.admin.context import Context
 from backrest.admin.instance import peer_json
-from backrest.admin.peers import NOUNS, find, formatted
+from backrest.admin.peers import configured, formatted
 from backrest.wire import codec
 
 
@@ -20,8 +20,7 @@ def peer_config(context: Context, ident: str, role: str) -> dict[str, Any]:
     ``config`` is None when none was ever received; ``hint`` says what would show more, else it is "".
     """
     config = context.config.current
-    sync = config.multihost
-    peer = find(sync.authorized_clients if role == "client" else sync.known_hosts, ident, NOUNS[role])
+    peer = configured(config, ident, role)
     record = context.peers.get(peer.keyid)
     view = record.remote_config if record is not None else None
     return {

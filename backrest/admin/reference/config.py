@@ -47,9 +47,8 @@ def set_config(context: Context, request: Config) -> Config:
         taken.extend(_take_out_peers(new, draft))
         check_origins(draft, new)
         for _, removal in taken:
-            context.parked.park(
-                removal
-            )  # before the configuration is written: a crash in between loses nothing
+            # before the configuration is written: a crash in between loses nothing
+            context.parked.park(removal)
         draft.CopyFrom(new)
 
     before = context.config.current
