@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import trio
 from sync_world import Instance, World
@@ -34,6 +37,32 @@ async def test_a_client_that_is_stopped_says_goodbye_and_comes_back_for_nobody(
         await trio.sleep(600)
         assert len(world.dials) == dials
         assert client.peer(hub).state == wire.sync.CONNECTION_STATE_DISCONNECTED
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_what_a_session_took_at_the_hub_is_free_when_it_is_over(
+    autojump_clock: MockClock, world: World, goodbye: bool
+) -> None:
+    """And not when Python next looks for circles: a thousand clients that come and go must leave nothing."""
+    hub, client = paired(world)
+    gc.collect()
+    gc.disable()
+    try:
+        async with hub.running(), client.running():
+            await hub.until_peer(client, CONNECTED)
+            await wait_all_tasks_blocked()
+            sessions = [weakref.ref(made) for made in (hub.hub._live[client.keyid], *hub.hub._links)]
+            if goodbye:
+                client.clients.stop()
+            else:
+                del world.up["hub"]
+                world.connections[-1].break_off()
+            await hub.until_peer(client, wire.sync.CONNECTION_STATE_DISCONNECTED)
+            await wait_all_tasks_blocked()
+            assert [session() for session in sessions] == [None, None]
+            world.up["hub"] = hub
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("hub_is", "takes_s"), [("away", 0.0), ("deaf", LEAVE_S + GOODBYE_S)])

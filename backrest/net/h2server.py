@@ -110,6 +110,8 @@ class H2Protocol:
                     await self._discard()
             self._abandon("the connection is closed")
             await trio.aclose_forcefully(self._transport)
+        self._nursery = None
+        self._h2.forget()
 
     def shut_down(self) -> None:
         """Take no more streams, and close the connection when the open ones have ended."""

@@ -39,7 +39,7 @@ class ServerSettings:
     max_header_list: int = 16 * 1024
 
 
-class _Connection(H2Connection):
+class ServerConnection(H2Connection):
     # h2 remembers how this many streams ended. Its 65,536 take 6 MB of a hostile connection; it is enough to
     # cover the frames that were under way when we reset a stream.
     MAX_CLOSED_STREAMS = 4_096
@@ -51,10 +51,14 @@ class _Connection(H2Connection):
         frame._body_repr = str
         return super()._receive_frame(frame)
 
+    def forget(self) -> None:
+        """It is over. Its table holds its own methods: a circle, and 20 KiB until the collector finds it."""
+        self._frame_dispatch_table.clear()
 
-def open_h2(settings: ServerSettings) -> H2Connection:
+
+def open_h2(settings: ServerSettings) -> ServerConnection:
     """A server's connection whose SETTINGS and window are ready to be sent."""
-    connection = _Connection(
+    connection = ServerConnection(
         H2Configuration(
             client_side=False,
             header_encoding=None,

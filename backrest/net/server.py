@@ -301,7 +301,7 @@ class _Connection:
                 self._server.app,
                 self._stream,
                 settings=self._server.settings,
-                extra_headers=lambda: self._server.config.response_headers("h2"),
+                extra_headers=partial(self._server.config.response_headers, "h2"),
                 **known,
             )
             self._protocol = h2

@@ -7,16 +7,17 @@ What is refused stands as ``warnings`` in the peer's record here until it no lon
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 import trio
 
 from backrest import wire
+from backrest.permissions import Grants
 from backrest.protocol import outcome
 from backrest.protocol.outcome import Outcome
-from backrest.sync import apply
-from backrest.sync.link import Link, Signal, Worker
+from backrest.sync import apply, views
+from backrest.sync.link import Link, Signal
 from backrest.sync.pushing import MOST_REFUSALS, answers_pushes
+from backrest.sync.watch import ConfigWatch
 
 PUSHES = 10  # set_configs taken in PUSHES_S; then a peer waits: each is a write to disk, and a new view for all others
 PUSHES_S = 10.0
@@ -40,14 +41,14 @@ class Pace:
 class Answers:
     """The receiver's side: when one session's set_configs are taken, and the answer to each."""
 
-    def __init__(self, link: Link, view: Callable[[], wire.sync.RemoteConfig]) -> None:
-        """``view``: what the peer may see of the configuration, as it is now."""
+    def __init__(self, link: Link, watch: ConfigWatch, grants: Grants) -> None:
+        """``grants``: what the peer may see of the configuration, which goes out with each answer."""
         self._link = link
-        self._view = view
+        self._watch = watch
+        self._grants = grants
         self._pace = Pace()
         self._taken = 0
         self._due: deque[Outcome] = deque()
-        self._sending = Worker(link, self._send)
         self._sent = Signal()
 
     async def turn(self) -> None:
@@ -61,13 +62,14 @@ class Answers:
         self._taken += 1
         if answers_pushes(self._link):
             self._due.append(Outcome(self._taken, tuple(report.told), report.done))
-            self._sending.wake()
+            self._link.wake(self._send)
 
     async def _send(self) -> None:
         """The task that sends the answers, as there is room for them: the reader must not wait for the writer."""
         while self._due:
             await self._link.room()
-            message = ReceiveConfig(config=self._view())
+            view = views.remote_config(self._watch.current, self._grants)
+            message = ReceiveConfig(config=view)
             outcome.attach(message, self._due.popleft())
             self._link.send_now("receive_config", message)
             self._sent.set()

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -167,7 +168,7 @@ class Hub:
                 self._let_in.note(entry, address)
                 link.flush()
                 for early in kept:
-                    await handle(early)
+                    await client.handle(early)
             elif client is not None:
                 await client.handle(event)
 
@@ -176,7 +177,7 @@ class Hub:
         try:
             await link.run(handle)
         except BackrestError as problem:
-            error = problem
+            error = problem.with_traceback(None)  # which holds this frame, and all that the session was
         finally:
             self._links.discard(link)
             if client is not None:
@@ -305,16 +306,19 @@ class Hub:
         config: Config | None = None  # also those that began before us
         while True:
             config = await self.watch.changed(config)
-            for client in tuple(self._live.values()):
-                client.link.do(client.config_changed, config)
+            self._tell(partial(Inbound.config_changed, config=config))
 
     async def _follow(self, subscribe: Subscribe, tell: Callable[[Inbound], None]) -> None:
         """Tell the live sessions of each change of a store."""
         with Watch(subscribe) as changes:
             while True:
-                for client in tuple(self._live.values()):
-                    client.link.do(tell, client)
+                self._tell(tell)
                 await changes.wait()
+
+    def _tell(self, tell: Callable[[Inbound], None]) -> None:
+        """A function of its own: a task that waits for the next change holds on to none of the sessions."""
+        for client in tuple(self._live.values()):
+            client.link.do(tell, client)
 
     def _arrived(self, client: Inbound, entry: Peer, address: str) -> None:
         """Show the client as connected, end its older session at once (never waiting for it), say hello."""

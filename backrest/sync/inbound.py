@@ -26,7 +26,7 @@ from backrest.store.oplog import Meta
 from backrest.store.text import one_line
 from backrest.sync import apply, views
 from backrest.sync.answers import Answers, only_shares
-from backrest.sync.link import Link, Signal, Worker
+from backrest.sync.link import Link, Signal
 from backrest.sync.offers import Withdrawals
 from backrest.sync.pushing import Pushing, Record, answers_pushes
 
@@ -95,8 +95,7 @@ class Inbound:
         self._uris: Mapping[str, str] = {}  # of the view that was sent: guid -> the address for this client
         self._shown = self._config
         self._view_due = False
-        self._showing = Worker(link, self._show)
-        self._answers = Answers(link, lambda: views.remote_config(hub.watch.current, self._grants))
+        self._answers = Answers(link, hub.watch, self._grants)
 
     def start(self) -> None:
         """Say what every client hears first, and begin to store. Call once, as soon as the session accepted the
@@ -299,13 +298,13 @@ class Inbound:
             )
         else:
             self._view_due = True
-            self._showing.wake()
+            self.link.wake(self._show)
 
     def shares_changed(self) -> None:
         """Send the view again when the client is to reach a repo under another address."""
         if self._hub.uris(self.keyid) != self._uris:
             self._view_due = True
-            self._showing.wake()
+            self.link.wake(self._show)
 
     def pushes_changed(self) -> None:
         """The queue may hold something for the client."""

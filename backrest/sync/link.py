@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -73,7 +74,7 @@ class Link:
         self._error: BackrestError | None = None
         self._unsent = memoryview(b"")  # taken from the session, and not yet put into the stream
         self._gone = False  # the stream takes no more
-        self._waiting = Worker(self, self._send)
+        self._awake: set[Callable[[], Awaitable[None]]] = set()
         self._room = Signal()
         self._alarm = Alarm(math.inf, self._look_at_clock)
         self._tasks: trio.Nursery | None = None
@@ -93,6 +94,7 @@ class Link:
             self._tasks = None
             self._finish(None)  # also when the caller was cancelled
             self._alarm.cancel()
+            self._awake.clear()
         self._hand_on()
         if self._is_queued:
             with trio.move_on_after(self._goodbye_s):
@@ -104,6 +106,19 @@ class Link:
         """Start a task of the owner's beside the reader: it ends with the session, and its failure ends the session."""
         if self._tasks is not None and not self.over:
             self._tasks.start_soon(self._guard, task)
+
+    def wake(self, task: Callable[[], Awaitable[None]]) -> None:
+        """As ``spawn``, unless this task is running: for one that is there only while it has something to do. It looks
+        whether there is more right before it returns, without an await in between: so nothing is missed."""
+        if task not in self._awake:
+            self._awake.add(task)
+            self.spawn(partial(self._stay_awake, task))
+
+    async def _stay_awake(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        finally:
+            self._awake.discard(task)
 
     def end(
         self,
@@ -139,10 +154,10 @@ class Link:
         """Send what is queued, and look at the clock again, after the session was called directly (``accept``)."""
         if self.over:
             return  # ``run`` does the rest
-        if not self._waiting.running:
+        if self._send not in self._awake:
             self._hand_on()
             if self._is_queued:
-                self._waiting.wake()
+                self.wake(self._send)
         self._set_alarm()
 
     def _finish(self, error: BackrestError | None) -> None:
@@ -261,31 +276,6 @@ class Link:
     def _lose(self, error: OSError | BackrestError) -> None:
         self._gone = True
         self._finish(_broke_off(error) if isinstance(error, OSError) else error)
-
-
-class Worker:
-    """A task of a session that is there only while it has something to do: ``wake`` starts ``work`` unless it runs.
-
-    ``work`` looks whether there is more to do right before it returns, without an await in between: nothing is missed.
-    """
-
-    __slots__ = ("_link", "_work", "running")
-
-    def __init__(self, link: Link, work: Callable[[], Awaitable[None]]) -> None:
-        self._link = link
-        self._work = work
-        self.running = False
-
-    def wake(self) -> None:
-        if not self.running:
-            self.running = True
-            self._link.spawn(self._run)
-
-    async def _run(self) -> None:
-        try:
-            await self._work()
-        finally:
-            self.running = False
 
 
 def _broke_off(error: OSError) -> PeerError:

@@ -26,7 +26,7 @@ from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import Push, PushQueue, Result
 from backrest.store.text import one_line
 from backrest.sync import apply
-from backrest.sync.link import Link, Signal, Worker
+from backrest.sync.link import Link, Signal
 
 log = logging.getLogger("backrest.sync")
 
@@ -116,8 +116,6 @@ class Pushing:
         self._view: RemoteConfig | None = None
         self._outcomes: dict[int, outcome.Outcome] = {}  # of the push that is under way
         self._news = Signal()
-        self._delivering = Worker(link, self._deliver_all)
-        self._judging = Worker(link, self._judge)
 
     # --- shared repos
 
@@ -129,7 +127,7 @@ class Pushing:
             return
         self._send(Item.SyncActionSetConfig(repos=repos), _SHARED)
         if not answers_pushes(self._link):
-            self._judging.wake()
+            self._link.wake(self._judge)
 
     def withdraw(self, repo_ids: Sequence[str]) -> None:
         """Ask the peer to delete what is shared with it no longer. One that does not answer is not asked: the
@@ -215,7 +213,7 @@ class Pushing:
         """The queue changed, or the peer said something: what waits is sent once the peer has shown itself."""
         self._news.set()
         if self._queue is not None and self._view is not None and self._queue.waiting(self._keyid):
-            self._delivering.wake()
+            self._link.wake(self._deliver_all)
 
     async def _deliver_all(self) -> None:
         """The task that sends what the queue holds for this peer, one at a time, until nothing waits."""
