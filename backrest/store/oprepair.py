@@ -1,7 +1,7 @@
 """Looking at a damaged operation log, and making a good one of it; no daemon may be using the file.
 
 ``verify`` reads every line as thoroughly as can be: opening the log looks at the syntax and at what the index
-needs, this also converts each body. ``repair`` writes the file anew with the last good line of each
+needs, this also at whether each body can be converted. ``repair`` writes the file anew with the last good line of each
 operation, in the order of the ids, and puts the bad lines, as they are, into a file beside it
 (oplog.jsonl.bad-<time>). What is lost of a peer's history comes back from the peer at its next manifest.
 
@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import orjson
 
@@ -22,10 +24,11 @@ from backrest.errors import CorruptError
 from backrest.store import opcompact, opload
 from backrest.store.files import AppendFile, discard, rename_durably
 from backrest.store.opbulk import BATCH, append_all
-from backrest.store.opformat import SPACE, Json, decode, mark, parse_line, problem
+from backrest.store.opformat import SPACE, Json, Operation, decode, mark, parse_line, problem
 from backrest.store.opindex import Index, OutOfOrderError
 from backrest.store.opload import BadLine, Blocks, Progress
 from backrest.store.syscalls import storage_error
+from backrest.wire.fit import all_fit
 
 # Bad lines that a report lists; there can be millions.
 _LISTED = 100
@@ -78,11 +81,7 @@ class _Scan:
             for offset, lines in blocks:
                 for first in range(0, len(lines), BATCH):
                     some = lines[first : first + BATCH]
-                    if not self._good_and_new(some, offset):
-                        place = offset
-                        for position, line in enumerate(some, 1):
-                            self._line(line, place, number + position)
-                            place += len(line) + 1
+                    self._take(some, offset, number)
                     number += len(some)
                     offset += sum(map(len, some)) + len(some)
                 if progress is not None:
@@ -106,28 +105,35 @@ class _Scan:
         first = self.report.bad[0] if self.report.bad else None
         return first is None or opload.is_crash_tail(self.file.read, self.report.size, first)
 
-    def _good_and_new(self, lines: list[bytes], offset: int) -> bool:
-        """Take all of them at once, or none: what a file mostly holds. Else each is looked at by itself."""
-        try:
+    def _take(self, lines: list[bytes], offset: int, number: int) -> None:
+        """All of them at once, when they are what a file mostly holds, new operations; else each by itself."""
+        docs: list[Any] = []
+        fit = False
+        with suppress(ValueError):
             docs = list(map(orjson.loads, lines))
-            for doc in docs:
-                if doc.__class__ is not dict or "id" not in doc:
-                    return False
-                _thorough(doc)
-        except ValueError:
-            return False
-        return append_all(self.index, docs, *opload.places(lines, offset))
+            operations = [doc for doc in docs if doc.__class__ is dict and "id" in doc]
+            fit = _fit(operations)
+            if fit and len(operations) == len(docs):
+                for doc in docs:
+                    _look_at(doc)
+                if append_all(self.index, docs, *opload.places(lines, offset)):
+                    return
+        for position, line in enumerate(lines):
+            self._line(line, docs[position] if docs else None, fit, offset, number + position + 1)
+            offset += len(line) + 1
 
-    def _line(self, line: bytes, offset: int, number: int) -> None:
+    def _line(self, line: bytes, parsed: Any, fit: bool, offset: int, number: int) -> None:
         space = 1 if line[:1] == SPACE else 0
         try:
-            doc = parse_line(line)
+            doc = parse_line(line) if parsed.__class__ is not dict else parsed
             if number == 1:
                 if "oplog" not in doc or "id" in doc:
                     raise ValueError("the first line is not that of an operation log")
                 self.first_is_mark = True
             if "id" in doc:
-                _thorough(doc)
+                if not (fit or _fit([doc])):
+                    decode(doc)
+                _look_at(doc)
             self.index.take(doc, offset + space, len(line) - space)
             for gone in doc.get("deleted", ()):
                 self.orphans.pop(int(gone), None)
@@ -216,8 +222,11 @@ class _ReadOnly:
         os.close(self._fd)
 
 
-def _thorough(doc: Json) -> None:
-    decode(doc)
+_fit = all_fit(Operation.DESCRIPTOR)
+
+
+def _look_at(doc: Json) -> None:
+    """ValueError for what every program would take for an operation, and this log never."""
     reason = problem(doc)
     if reason is not None:
         raise ValueError(f"operation {str(doc['id'])[:20]} has {reason}")
