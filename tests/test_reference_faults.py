@@ -29,7 +29,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "W-01": (
         "test_sync_apply.py::test_what_would_run_programs_is_stripped_from_a_shared_repo",
         "test_sync_apply.py::test_a_shared_repo_has_its_sender_as_origin_whatever_it_claims",
-        "test_sync_random.py::test_a_hostile_hub_gets_and_changes_nothing_that_is_not_its_own",
+        "test_sync_random_hub.py::test_a_hostile_hub_gets_and_changes_nothing_that_is_not_its_own",
     ),
     # Saving the settings wipes tokens, and clients that paired meanwhile.
     "W-04": (
@@ -70,7 +70,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "W-14": (
         "test_sync_reference.py::test_a_client_of_the_reference_is_taken_as_it_is",
         "test_engine_runner.py::test_operations_of_other_instances_are_neither_known_nor_touched",
-        "test_sync_random.py::test_a_hostile_client_gets_and_changes_nothing_that_is_not_its_own",
+        "test_sync_random_client.py::test_a_hostile_client_gets_and_changes_nothing_that_is_not_its_own",
     ),
     # The list of states ends with an error.
     "W-15": ("test_reference_states.py::test_without_subscribing_all_come_and_a_clean_end",),

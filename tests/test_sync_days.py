@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import trio
+from hostile_model import Log, logged
 from sync_world import GUID, Instance, World
 from test_sync_hostile import Stranger, authorize, visitor
-from test_sync_random import Log, logged
 from test_sync_reference import GoHub, GoMachine
 from trio.testing import MockClock, wait_all_tasks_blocked
 
