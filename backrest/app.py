@@ -54,7 +54,7 @@ COMPACT_CHECK_S = 60.0
 # stored, none in a cycle: looking through them again and again was a quarter of a first sync.
 COLLECT_AFTER = 20_000
 # And after nine times as many it looks at all there is (its own figure is 100 times, less often than it makes sense
-# with so many). A session that is over is no circle of objects and goes at once; a connection that broke off may be one.
+# with so many). What is over is no circle of objects and goes at once; a connection that broke off may be one.
 COLLECT_OLDER = (2, 2)
 
 

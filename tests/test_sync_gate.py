@@ -15,7 +15,9 @@ async def test_one_address_cannot_take_all_places() -> None:
     leave = trio.Event()
 
     async def visitor(address: str) -> None:
-        async with gate.place(address):
+        place = await gate.place(address)
+        assert place is not None
+        with place:
             inside.append(address)
             await leave.wait()
 
@@ -33,26 +35,26 @@ async def test_one_address_cannot_take_all_places() -> None:
 
 async def test_a_place_is_free_again_once_the_peer_is_known() -> None:
     gate = Gate(total=1, per_address=1)
-    async with gate.place("a") as place:
-        place.leave()
-        with trio.fail_after(1):
-            async with gate.place("a"):
-                pass
+    first = await gate.place("a")
+    assert first is not None
+    first.leave()
+    assert await gate.place("a", until=trio.current_time()) is not None
+    first.leave()
+    assert await gate.place("a", until=trio.current_time()) is None, "one place is left once"
 
 
 async def test_a_visitor_that_gives_up_waiting_takes_no_place_with_it() -> None:
     gate = Gate(total=1, per_address=1)
-    async with gate.place("a"):
+    taken = await gate.place("a")
+    assert taken is not None
+    for address in ("a", "b"):
         with trio.move_on_after(0) as scope:
-            async with gate.place("a"):
-                raise AssertionError("there was no place")
+            await gate.place(address)
+            raise AssertionError("there was no place")
         assert scope.cancelled_caught
-        with trio.move_on_after(0):
-            async with gate.place("b"):
-                raise AssertionError("there was no place")
-    with trio.fail_after(1):
-        async with gate.place("a"), trio.open_nursery():
-            pass
+        assert await gate.place(address, until=trio.current_time()) is None
+    taken.leave()
+    assert await gate.place("b", until=trio.current_time()) is not None
 
 
 def test_failed_pairings_are_limited_for_each_address_and_in_all() -> None:

@@ -161,19 +161,23 @@ class ConnectStream:
                 return
 
     async def _bounded(self, handler: Callable[[ConnectStream], Awaitable[None]]) -> ConnectError | None:
-        with trio.move_on_after(self.timeout_s if self.timeout_s is not None else float("inf")) as scope:
-            try:
-                await handler(self)
-            except ConnectError as error:
-                return error
-            except Exception as error:
-                if self.gone.is_set() and _is_os_error(error):
-                    raise BrokenPipeError("the client is gone") from error
-                log_failure(f"the handler of {self.path} failed", error)
-                # Its text could name what a peer must not see (a path, a secret): it goes to the log only.
-                return ConnectError(Code.INTERNAL, "the server failed; its log says why")
-        if scope.cancelled_caught:
-            return ConnectError(Code.DEADLINE_EXCEEDED, f"not done within {self.timeout_s} s")
+        if self.timeout_s is None:
+            return await self._handled(handler)
+        with trio.move_on_after(self.timeout_s):
+            return await self._handled(handler)
+        return ConnectError(Code.DEADLINE_EXCEEDED, f"not done within {self.timeout_s} s")
+
+    async def _handled(self, handler: Callable[[ConnectStream], Awaitable[None]]) -> ConnectError | None:
+        try:
+            await handler(self)
+        except ConnectError as error:
+            return error
+        except Exception as error:
+            if self.gone.is_set() and _is_os_error(error):
+                raise BrokenPipeError("the client is gone") from error
+            log_failure(f"the handler of {self.path} failed", error)
+            # Its text could name what a peer must not see (a path, a secret): it goes to the log only.
+            return ConnectError(Code.INTERNAL, "the server failed; its log says why")
         return None
 
 

@@ -18,6 +18,7 @@ and extended CONNECT (no WebSockets).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -39,6 +40,7 @@ from h2.settings import SettingCodes
 from backrest.net.h2guard import FloodError, FrameGuard
 from backrest.net.h2settings import ServerSettings, open_h2
 from backrest.net.h2stream import H2Stream, Message, Scope, build_scope
+from backrest.net.sockets import close_now
 
 log = logging.getLogger("backrest.net")
 
@@ -109,7 +111,7 @@ class H2Protocol:
                 with trio.move_on_after(LINGER_S):
                     await self._discard()
             self._abandon("the connection is closed")
-            await trio.aclose_forcefully(self._transport)
+            await close_now(self._transport)
         self._nursery = None
         self._h2.forget()
 
@@ -343,20 +345,24 @@ class H2Protocol:
 
     async def _write(self) -> None:
         try:
-            while True:
-                data = self._collect()
-                if not data:
-                    if self._closing:
-                        break
-                    await self._writer_lot.park()
-                    continue
-                with trio.fail_after(self._settings.stall_s):
+            with trio.CancelScope() as sending:  # one for all: a new one costs more than most writes
+                while data := await self._next_data():
+                    sending.deadline = trio.current_time() + self._settings.stall_s
                     await self._transport.send_all(data)
-            if isinstance(self._transport, trio.abc.HalfCloseableStream):
-                await self._transport.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            self._closing = True
-            self._reading.cancel()
+                    sending.deadline = math.inf
+                if isinstance(self._transport, trio.abc.HalfCloseableStream):
+                    await self._transport.send_eof()
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        self._closing = True
+        self._reading.cancel()
+
+    async def _next_data(self) -> bytes:
+        """Empty when there is nothing left to say, ever."""
+        while not (data := self._collect()) and not self._closing:
+            await self._writer_lot.park()
+        return data
 
     def _collect(self) -> bytes:
         """What goes out next: frames of the protocol, then a frame of each stream in turn."""

@@ -186,8 +186,7 @@ class _Server:
     async def _handle(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         with self._crowd.place(_peer_of(stream)) as admitted:
             if not admitted:
-                await trio.aclose_forcefully(stream)
-                return
+                return  # trio closes it
             connection = _Connection(self, stream)
             self.connections.add(connection)
             try:
@@ -251,7 +250,7 @@ def _peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> s
 
 
 class _Connection:
-    """One accepted socket: the boundary that nothing passes."""
+    """One accepted socket: the boundary that nothing passes. trio closes it when ``run`` returns."""
 
     def __init__(
         self, server: _Server, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -279,8 +278,6 @@ class _Connection:
             log.debug("%s: connection lost: %s", self._peer, gone.exceptions[0])
         except* Exception as failed:
             log_failure(f"{self._peer}: the connection failed", failed)
-        finally:
-            await trio.aclose_forcefully(self._stream)
 
     async def _serve(self) -> None:
         secure = isinstance(self._stream, trio.SSLStream)

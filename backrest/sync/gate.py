@@ -7,9 +7,10 @@ DESIGN.md's ("Limits"); the attacks are a flood of silent streams (W-57) and gue
 from __future__ import annotations
 
 import ipaddress
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import trio
 
@@ -32,44 +33,73 @@ class Gate:
         self._total = trio.Semaphore(total)
         self._per_address = per_address
         self._addresses: dict[str, trio.Semaphore] = {}
-        self._users: dict[str, int] = {}
+        self._users: Counter[str] = Counter()  # of the addresses: who has a place or waits for one
 
-    @asynccontextmanager
-    async def place(self, address: str) -> AsyncIterator[Place]:
-        """Wait for a place for ``address``, and hold it until the block ends or ``Place.leave()`` is called."""
-        mine = self._addresses.setdefault(address, trio.Semaphore(self._per_address))
-        self._users[address] = self._users.get(address, 0) + 1
-        place = Place(self._total, mine)
+    async def place(self, address: str, until: float = math.inf) -> Place | None:
+        """A place for ``address``, to be left by its holder; None when there is none until that time."""
+        mine = self._addresses.get(address)
+        if mine is None:
+            mine = self._addresses[address] = trio.Semaphore(self._per_address)
+        self._users[address] += 1
+        # First its own: waiting for the other addresses' places must not take one of them.
+        place = Place((mine, self._total), partial(self._forget, address))
         try:
-            await (
-                mine.acquire()
-            )  # first its own: waiting for the other addresses' places must not take one of them
-            try:
-                await self._total.acquire()
-            except BaseException:
-                mine.release()
-                raise
-            place.held = True
-            yield place
-        finally:
+            if not place.take():
+                with trio.move_on_at(until):
+                    await place.wait()
+                    return place
+                place.leave()
+                return None
+        except BaseException:
             place.leave()
-            self._users[address] -= 1
-            if not self._users[address]:
-                del self._users[address], self._addresses[address]
+            raise
+        return place
+
+    def _forget(self, address: str) -> None:
+        self._users[address] -= 1
+        if not self._users[address]:
+            del self._users[address], self._addresses[address]
 
 
 class Place:
-    """One stream's place; left as soon as its peer is known."""
+    """One stream's place; left as soon as its peer is known, or at the end of a with block."""
 
-    def __init__(self, total: trio.Semaphore, mine: trio.Semaphore) -> None:
-        self._semaphores = (total, mine)
-        self.held = False
+    def __init__(self, needed: Sequence[trio.Semaphore], left: Callable[[], None]) -> None:
+        self._needed = needed
+        self._held: list[trio.Semaphore] = []
+        self._left: Callable[[], None] | None = left
+
+    def take(self) -> bool:
+        """Without waiting."""
+        for semaphore in self._needed:
+            try:
+                semaphore.acquire_nowait()
+            except trio.WouldBlock:
+                self._release()
+                return False
+            self._held.append(semaphore)
+        return True
+
+    async def wait(self) -> None:
+        for semaphore in self._needed:
+            await semaphore.acquire()
+            self._held.append(semaphore)
 
     def leave(self) -> None:
-        if self.held:
-            self.held = False
-            for semaphore in self._semaphores:
-                semaphore.release()
+        self._release()
+        if self._left is not None:
+            self._left()
+            self._left = None
+
+    def _release(self) -> None:
+        while self._held:
+            self._held.pop().release()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
 
 class FailureLimit:

@@ -7,7 +7,6 @@ Inbound. A failure in one session ends that session. Facts: PROTOCOL.md sections
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -124,12 +123,12 @@ class Hub:
         """Handle one stream from its opening to its end; never raises for what the other side does."""
         address = client_address(stream.client, stream.headers, self._trusted)
         opened = trio.current_time()
-        with trio.CancelScope(deadline=opened + self._limits.handshake_s) as waiting:
-            async with self._gate.place(limit_key(address)) as place:
-                waiting.deadline = math.inf
-                await self._serve(stream, address, opened, place)
-        if waiting.cancelled_caught:
+        place = await self._gate.place(limit_key(address), opened + self._limits.handshake_s)
+        if place is None:
             await _turn_away(stream, Code.UNAVAILABLE, "the hub is busy: too many others want to be let in")
+            return
+        with place:
+            await self._serve(stream, address, opened, place)
 
     async def _serve(self, stream: InboundStream, address: str, opened: float, place: Place) -> None:
         config = self.watch.current
