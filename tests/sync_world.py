@@ -7,6 +7,7 @@ The stores are the real ones, on disk; only the HTTP between the two sides is re
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +18,7 @@ import pytest
 import trio
 
 from backrest import wire
+from backrest.admin.context import Context, Daemon
 from backrest.crypto.identity import Identity
 from backrest.crypto.tokens import PairingToken, new_secret
 from backrest.permissions import parse_grant
@@ -35,6 +37,8 @@ from backrest.sync.watch import ConfigWatch
 
 GUID = "a" * 64
 PIECES = 1000  # that a pipe holds
+CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
+ERROR_AUTH = wire.sync.CONNECTION_STATE_ERROR_AUTH
 BOTH = ("read-operations=*", "receive-shared-repos=*")
 
 
@@ -248,6 +252,21 @@ class Instance:
             (op.original_id if origin else op.id): (op.modno, op.display_message, op.status) for op in ops
         }
 
+    def context(self) -> Context:
+        """As the daemon's commands have it."""
+        return Context(
+            self.paths,
+            config=self.config,
+            oplog=self.oplog,
+            peers=self.peers,
+            audit=self.audit,
+            daemon=Daemon(pid=1, started_ms=0, addresses=()),
+        )
+
+    def audited(self) -> list[dict[str, Any]]:
+        """The events of the audit log."""
+        return [json.loads(line) for line in self.paths.audit.read_text().splitlines()]
+
     def peer(self, other: Instance) -> PeerRecord:
         record = self.peers.get(other.keyid)
         assert record is not None
@@ -316,6 +335,13 @@ class World:
                 event[0] = trio.Event()
                 await event[0].wait()
             return value
+
+
+def paired(world: World, *grants: str) -> tuple[Instance, Instance]:
+    """A hub, and a client that has its token, which carries ``grants``."""
+    hub, client = world.instance("hub"), world.instance("laptop")
+    client.add_host(hub.token(*grants))
+    return hub, client
 
 
 @contextmanager

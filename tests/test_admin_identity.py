@@ -9,9 +9,13 @@ import pytest
 import trio
 from admin_world import World, add_client, add_host
 from cli_world import Run, document, here, run, world  # noqa: F401 - fixtures
+from sync_world import (
+    CONNECTED,
+    ERROR_AUTH,
+    inline_threads,  # noqa: F401 - fixture
+    paired,
+)
 from sync_world import World as Machines
-from sync_world import inline_threads  # noqa: F401 - fixture
-from test_sync_removal import CONNECTED, ERROR_AUTH, context, paired
 from trio.testing import MockClock
 
 from backrest import wire
@@ -97,7 +101,7 @@ async def test_a_client_with_a_new_key_is_refused_until_it_is_paired_again_and_b
     async with hub.running(), client.running():
         await hub.until_history(client)
         old = client.keyid
-        identity.rotate(context(client), old)
+        identity.rotate(client.context(), old)
         record = await client.until_peer(hub, ERROR_AUTH)
         assert "not authorized" in record.message
         assert "identity was replaced" in record.message
@@ -107,10 +111,10 @@ async def test_a_client_with_a_new_key_is_refused_until_it_is_paired_again_and_b
             lambda r: r is not None and "another key" in r.message,
         )
         assert "backrest client remove" in shown.message
-        clients.remove(context(hub), "laptop")
-        await hosts.add(context(client), _ignore, hub.token(), "http://hub:9898", wait=False)
+        clients.remove(hub.context(), "laptop")
+        await hosts.add(client.context(), _ignore, hub.token(), "http://hub:9898", wait=False)
         await hub.until_history(client)
-        [archived] = clients.list_all(context(hub))["archived"]
+        [archived] = clients.list_all(hub.context())["archived"]
         assert archived["keyId"] == old
 
 
@@ -122,7 +126,7 @@ async def test_a_hub_with_a_new_key_is_refused_by_its_clients_which_name_the_rem
     async with hub.running(), client.running():
         await hub.until_history(client)
         hub.oplog.subscribe(lambda change: pytest.fail("the history is held already"))
-        identity.rotate(context(hub), hub.keyid)
+        identity.rotate(hub.context(), hub.keyid)
         record = await machines.until(
             client.peers.subscribe,
             lambda: client.peers.all()[0],
@@ -132,8 +136,8 @@ async def test_a_hub_with_a_new_key_is_refused_by_its_clients_which_name_the_rem
         assert "--new-key" in record.message
         token = hub.token()
         with pytest.raises(ConflictError, match="--new-key"):
-            await hosts.add(context(client), _ignore, token, "http://hub:9898", wait=False)
-        await hosts.add(context(client), _ignore, token, "http://hub:9898", wait=False, new_key=True)
+            await hosts.add(client.context(), _ignore, token, "http://hub:9898", wait=False)
+        await hosts.add(client.context(), _ignore, token, "http://hub:9898", wait=False, new_key=True)
         await hub.until_peer(client, CONNECTED)
         await client.until_peer(hub, CONNECTED)
         assert [r.keyid for r in client.peers.all()] == [hub.keyid], (
@@ -144,7 +148,7 @@ async def test_a_hub_with_a_new_key_is_refused_by_its_clients_which_name_the_rem
 async def test_a_stranger_that_takes_a_clients_name_changes_nothing_of_a_live_session(
     autojump_clock: MockClock, machines: Machines
 ) -> None:
-    from test_sync_hostile import visitor
+    from stranger import visitor
 
     hub, client = paired(machines)
     async with hub.running(), client.running():

@@ -10,10 +10,13 @@ import pytest
 import trio
 from admin_world import World, add_client
 from cli_world import Run, document, here, run, world  # noqa: F401 - fixtures
+from sync_world import (
+    CONNECTED,
+    ERROR_AUTH,
+    inline_threads,  # noqa: F401 - fixture
+    paired,
+)
 from sync_world import World as Machines
-from sync_world import inline_threads  # noqa: F401 - fixture
-from test_sync_hostile import audit
-from test_sync_removal import CONNECTED, ERROR_AUTH, context, paired
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest.admin import clients
@@ -71,10 +74,10 @@ async def test_the_life_of_a_client_is_in_the_log(autojump_clock: MockClock, mac
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
         await wait_all_tasks_blocked()
-        clients.remove(context(hub), "laptop")
+        clients.remove(hub.context(), "laptop")
         await client.until_peer(hub, ERROR_AUTH)
         await trio.sleep(60)
-    events = [(e["event"], e.get("instance"), e.get("address")) for e in audit(hub)]
+    events = [(e["event"], e.get("instance"), e.get("address")) for e in hub.audited()]
     assert events[0] == ("paired", "laptop", "192.0.2.7")
     assert events[1] == ("let-in", "laptop", "192.0.2.7")
     assert events[2][:2] == ("client-removed", "laptop")
@@ -93,7 +96,7 @@ async def test_a_client_that_flaps_for_a_week_leaves_a_line_a_day(
             made.note(arrivals.Peer(keyid="k", instance_id="laptop"), "192.0.2.1")
             await trio.sleep(60)
         nursery.cancel_scope.cancel()
-    assert len(audit(hub)) == 7
+    assert len(hub.audited()) == 7
 
 
 async def test_another_address_is_recorded_at_once_but_not_at_every_hop(
@@ -109,7 +112,7 @@ async def test_another_address_is_recorded_at_once_but_not_at_every_hop(
         for n in range(100):
             made.note(entry, f"192.0.2.{n}")
         nursery.cancel_scope.cancel()  # what was noted and not yet written is written all the same
-    assert [e["address"] for e in audit(hub)] == ["192.0.2.1", "192.0.2.0"]
+    assert [e["address"] for e in hub.audited()] == ["192.0.2.1", "192.0.2.0"]
 
 
 def test_several_events_are_one_chain_and_all_or_none(tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 import trio
-from sync_world import Instance, World
-from test_sync_hostile import Stranger, authorize, visitor
+from stranger import Stranger, authorize, visitor
+from sync_world import Instance, World, paired
 from test_sync_reference import GoHub, GoMachine, deleted
-from test_sync_sessions import paired
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire

@@ -2,111 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import pytest
 import trio
-from sync_world import BOTH, GUID, Instance, Pipe, World, pipes
+from stranger import Stranger, authorize, visitor
+from sync_world import CONNECTED, GUID, Instance, World, pipes
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
-from backrest.crypto.channel import Channel, Initiator
-from backrest.crypto.identity import Identity, make_handshake
+from backrest.crypto.identity import make_handshake
 from backrest.crypto.tokens import PairingToken
 from backrest.errors import StorageError
 from backrest.permissions import parse_grant
-from backrest.protocol.framing import Decoder, EndOfStream, encode, parse_end
 from backrest.protocol.session import Limits
 from backrest.store import mask
 from backrest.sync import answers, apply, hub, inbound
 from backrest.sync.gate import Gate
 
 Item = wire.sync.SyncStreamItem
-CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
-ERROR_AUTH = wire.sync.CONNECTION_STATE_ERROR_AUTH
-
-
-class Stranger:
-    """A client by hand, on a pipe to a running hub."""
-
-    def __init__(self, pipe: Pipe, identity: Identity | None = None, name: str = "stranger") -> None:
-        self.pipe = pipe
-        self.identity = identity or Identity.generate()
-        self.name = name
-        self.initiator = Initiator()
-        self.channel: Channel | None = None
-        self._decoder = Decoder(1 << 26)
-
-    async def clear(self, item: Any) -> None:
-        await self.pipe.send(encode(0, item.SerializeToString()))
-
-    async def say(self, **action: Any) -> None:
-        assert self.channel is not None
-        nonce, ciphertext = self.channel.seal(Item(**action).SerializeToString())
-        await self.clear(Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext)))
-
-    async def hear(self) -> Any:
-        """The next item, opened; an EndOfStream; None at END_STREAM."""
-        while (envelope := self._decoder.next()) is None:
-            data = await self.pipe.receive()
-            if not data:
-                return None
-            self._decoder.feed(data)
-        if envelope.is_end:
-            return parse_end(envelope.payload)
-        item = Item.FromString(envelope.payload)
-        if self.channel is not None and item.WhichOneof("action") == "encrypted":
-            return Item.FromString(self.channel.open(item.encrypted.nonce, item.encrypted.ciphertext))
-        return item
-
-    async def until_end(self) -> EndOfStream:
-        while True:
-            heard = await self.hear()
-            assert heard is not None, "the stream ended without a word"
-            if isinstance(heard, EndOfStream):
-                return heard
-
-    async def exchange_keys(self) -> None:
-        key = Item.SyncEstablishSharedSecret(protocol_version=1, kem_public_key=self.initiator.public_key)
-        await self.clear(Item(establish_shared_secret=key))
-        answer = await self.hear()
-        self.channel = self.initiator.finish(answer.establish_shared_secret.kem_encapsulation)
-
-    async def shake_hands(self, secret: str = "") -> None:
-        await self.exchange_keys()
-        assert self.channel is not None
-        handshake = make_handshake(self.identity, self.name, secret, self.channel.transcript)
-        await self.say(handshake=handshake)
-
-    async def operations(self, *ops: Any) -> None:
-        event = wire.operations.OperationEvent()
-        event.updated_operations.operations.extend(ops)
-        await self.say(receive_operations=Item.SyncActionReceiveOperations(event=event))
-
-
-def visitor(world: World, target: Instance, name: str = "stranger") -> Stranger:
-    here, there = pipes()
-    assert world.nursery is not None
-    world.nursery.start_soon(world._serve, target, there)
-    return Stranger(here, name=name)
-
-
-def authorize(target: Instance, stranger: Stranger, *grants: str) -> None:
-    def add(config: wire.config.Config) -> bool:
-        config.multihost.authorized_clients.add(
-            instance_id=stranger.name,
-            keyid=stranger.identity.keyid,
-            permissions=[parse_grant(g) for g in grants or BOTH],
-        )
-        return True
-
-    target.config.transform(add)
-
-
-def audit(instance: Instance) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in instance.paths.audit.read_text().splitlines()]
 
 
 async def test_what_only_an_attacker_does_is_refused_and_in_the_audit_log(
@@ -135,7 +50,7 @@ async def test_what_only_an_attacker_does_is_refused_and_in_the_audit_log(
         await replaying.pipe.send(replaying.pipe.sent[-1])
         assert (await replaying.until_end()).code == "internal"
         await wait_all_tasks_blocked()
-    events = audit(hub)
+    events = hub.audited()
     assert [e["event"] for e in events if e["event"] != "let-in"] == ["refused"] * 4
     assert events[-1]["keyid"] == replaying.identity.keyid
     assert not hub.oplog.origins()
@@ -155,7 +70,7 @@ async def test_a_flood_of_refusals_is_counted_where_it_is_not_recorded(
         await stranger.shake_hands()
         assert (await stranger.until_end()).code == "permission_denied"
         await wait_all_tasks_blocked()
-    events = audit(hub_)
+    events = hub_.audited()
     assert len(events) == hub.REFUSALS_AUDITED + 1
     assert events[-1]["unrecorded"] == 7
 
@@ -216,7 +131,7 @@ async def test_a_pairing_is_recorded_even_when_its_stream_ends_meanwhile(
         await stranger.until_end()
         await wait_all_tasks_blocked()
     assert len(hub.config.current.multihost.authorized_clients) == 1
-    assert [e["event"] for e in audit(hub)] == ["paired"]
+    assert [e["event"] for e in hub.audited()] == ["paired"]
 
 
 async def test_a_hub_without_an_identity_says_so(autojump_clock: MockClock, world: World) -> None:

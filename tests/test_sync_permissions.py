@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import trio
+from stranger import Stranger, visitor
 from sync_world import Instance, World
-from test_sync_hostile import Stranger, visitor
 from test_sync_reference import GoHub, GoMachine
 from trio.testing import MockClock, wait_all_tasks_blocked
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import trio
+from stranger import Stranger, authorize, visitor
 from sync_world import GUID, Instance, World
-from test_sync_hostile import Stranger, authorize, visitor
 from test_sync_reference import GoHub, GoMachine
 from trio.testing import MockClock, wait_all_tasks_blocked
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trio
+from stranger import Stranger, authorize, visitor
 from sync_world import BOTH, Instance, Pipe, World
-from test_sync_hostile import Stranger, authorize, visitor
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
@@ -284,12 +284,12 @@ async def test_what_was_never_announced_is_not_said_to_be_deleted(
     machine.known_to(client)
     read_into = OpLog.read_into
 
-    def deleting(log: OpLog, target: Any, ids: Any, predicate: Any = None) -> None:
+    def deleting(log: OpLog, target: Any, ids: Any, predicate: Any = None) -> int:
         some = wire.operations.OperationList().operations
         read_into(log, some, ids)
         if not said and any(op.display_message == "short-lived" for op in some):
             log.delete(list(ids))
-        read_into(log, target, ids, predicate)
+        return read_into(log, target, ids, predicate)
 
     monkeypatch.setattr(OpLog, "read_into", deleting)
     async with client.running():

@@ -6,34 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from sync_world import Instance, World, pipes
-from test_sync_hostile import Stranger, authorize, visitor
+from stranger import Stranger, authorize, visitor
+from sync_world import CONNECTED, ERROR_AUTH, Instance, World, paired, pipes
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
 from backrest.admin import clients, hosts
-from backrest.admin.context import Context, Daemon
-
-CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
-ERROR_AUTH = wire.sync.CONNECTION_STATE_ERROR_AUTH
-
-
-def context(instance: Instance) -> Context:
-    """As the daemon's commands have it."""
-    return Context(
-        instance.paths,
-        config=instance.config,
-        oplog=instance.oplog,
-        peers=instance.peers,
-        audit=instance.audit,
-        daemon=Daemon(pid=1, started_ms=0, addresses=()),
-    )
-
-
-def paired(world: World, *grants: str) -> tuple[Instance, Instance]:
-    hub, client = world.instance("hub"), world.instance("laptop")
-    client.add_host(hub.token(*grants))
-    return hub, client
 
 
 async def test_a_removed_client_is_disconnected_within_a_second_and_hears_why(
@@ -44,7 +22,7 @@ async def test_a_removed_client_is_disconnected_within_a_second_and_hears_why(
     async with hub.running(), client.running():
         await hub.until_history(client)
         removed = trio.current_time()
-        assert clients.remove(context(hub), "laptop")["operations"] == 1
+        assert clients.remove(hub.context(), "laptop")["operations"] == 1
         record = await client.until_peer(hub, ERROR_AUTH)
         assert trio.current_time() - removed <= 1
         assert "removed from this hub" in record.message
@@ -76,7 +54,7 @@ async def test_a_removed_client_that_reads_nothing_is_disconnected_within_a_seco
         hub.config.transform(lambda c: c.repos.add(id="r", uri="/r", guid="f" * 64, password="p") and None)
         await wait_all_tasks_blocked()
         removed = trio.current_time()
-        clients.remove(context(hub), "laptop")
+        clients.remove(hub.context(), "laptop")
         await trio.sleep(1)
         assert len(ended) == 1
         assert ended[0] - removed <= 1
@@ -90,17 +68,17 @@ async def test_a_removed_client_that_pairs_again_finds_its_history_live_and_reco
     async with hub.running(), client.running():
         await hub.until_history(client)
         before = {op.original_id: op.id for op in _held(hub, client)}
-        clients.remove(context(hub), "laptop")
+        clients.remove(hub.context(), "laptop")
         await client.until_peer(hub, ERROR_AUTH)
-        assert [one["instanceId"] for one in clients.list_all(context(hub))["archived"]] == ["laptop"]
+        assert [one["instanceId"] for one in clients.list_all(hub.context())["archived"]] == ["laptop"]
         client.oplog.delete([gone.id])
         changed.display_message = "changed meanwhile"
         client.oplog.update([changed])
         client.oplog.add([client.operation()])
         token = hub.token()
-        await hosts.add(context(client), _ignore, token, "http://hub:9898", wait=False)
+        await hosts.add(client.context(), _ignore, token, "http://hub:9898", wait=False)
         await hub.until_history(client)
-        assert clients.list_all(context(hub))["archived"] == []
+        assert clients.list_all(hub.context())["archived"] == []
         assert hub.peer(client).archived_ms == 0
         assert {op.original_id: op.id for op in _held(hub, client)}[changed.id] == before[changed.id]
 
@@ -112,7 +90,7 @@ async def test_a_hub_that_was_removed_loses_its_session_and_its_state_at_once(
     async with hub.running(), client.running():
         await hub.until_peer(client, CONNECTED)
         removed = trio.current_time()
-        hosts.remove(context(client), "hub")
+        hosts.remove(client.context(), "hub")
         await hub.until_peer(client, wire.sync.CONNECTION_STATE_DISCONNECTED)
         assert trio.current_time() - removed <= 1
         await wait_all_tasks_blocked()
@@ -130,7 +108,7 @@ def test_a_hub_removed_while_no_daemon_runs_leaves_no_state_behind(world_files: 
         )
     )
     here.peers.update(keyid, instance_id="hub", role="host", state=ERROR_AUTH)
-    hosts.remove(context(here), "hub")
+    hosts.remove(here.context(), "hub")
     assert here.peers.all() == []
 
 
@@ -227,8 +205,8 @@ async def test_a_client_without_read_operations_keeps_what_is_held_and_sends_not
 
 def _change(hub: Instance, client: Instance, side: str) -> Callable[[list[str]], object]:
     if side == "hub":
-        return lambda grants: clients.set_permissions(context(hub), "laptop", grants)
-    return lambda grants: hosts.grant(context(client), "hub", grants)
+        return lambda grants: clients.set_permissions(hub.context(), "laptop", grants)
+    return lambda grants: hosts.grant(client.context(), "hub", grants)
 
 
 def _held(hub: Instance, client: Instance) -> list[wire.operations.Operation]:
@@ -256,7 +234,7 @@ async def test_an_operation_after_the_removal_is_refused_even_if_the_session_has
         await stranger.operations(_sent(hub, 1))
         await wait_all_tasks_blocked()
         assert hub.oplog.count(session.keyid) == 1
-        assert clients.remove(context(hub), "stranger")["operations"] == 1
+        assert clients.remove(hub.context(), "stranger")["operations"] == 1
         await stranger.operations(_sent(hub, 2))
         await wait_all_tasks_blocked()
         assert hub.oplog.count(session.keyid) == 1
@@ -290,7 +268,7 @@ async def test_a_goaway_behind_a_refusal_changes_nothing_of_it(
     async with hub.running(), client.running():
         await client.until_peer(hub, CONNECTED)
         dials = len(world.dials)
-        clients.remove(context(hub), "laptop")
+        clients.remove(hub.context(), "laptop")
         for pipe in world.connections:
             pipe.goaway = True
         await client.until_peer(hub, ERROR_AUTH)

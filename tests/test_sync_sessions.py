@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
 import pytest
 import trio
-from sync_world import BOTH, Instance, World
+from sync_world import BOTH, CONNECTED, ERROR_AUTH, Instance, World, paired
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
 from backrest.permissions import parse_grant
 
-CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 RETRY_WAIT = wire.sync.CONNECTION_STATE_RETRY_WAIT
-ERROR_AUTH = wire.sync.CONNECTION_STATE_ERROR_AUTH
-
-
-def paired(world: World, *grants: str) -> tuple[Instance, Instance]:
-    hub, client = world.instance("hub"), world.instance("laptop")
-    client.add_host(hub.token(*grants))
-    return hub, client
 
 
 async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(
@@ -42,7 +33,7 @@ async def test_a_token_pairs_once_and_is_forgotten_on_both_sides(
     assert [parse_grant(g) for g in BOTH] == list(authorized[0].permissions)
     assert not hub.config.current.multihost.pairing_tokens
     assert len(world.dials) == 1, "let in at once, in the session that paired"
-    assert [e["event"] for e in audit(hub)] == ["paired", "let-in"]
+    assert [e["event"] for e in hub.audited()] == ["paired", "let-in"]
 
 
 async def test_history_made_before_and_during_a_session_arrives(
@@ -169,7 +160,7 @@ async def test_a_token_that_does_not_hold_is_refused_and_audited(
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret, (
         "a refusal does not cost the token"
     )
-    assert audit(hub)[-1]["event"] == "refused"
+    assert hub.audited()[-1]["event"] == "refused"
     assert "secret" not in hub.paths.audit.read_text().lower()
 
 
@@ -400,7 +391,7 @@ async def test_the_impostor_at_the_hubs_address_gets_no_secret(
         record = await client.until_peer(hub, ERROR_AUTH)
         del world.up["hub"]
     assert "another key" in record.message
-    assert [e["event"] for e in audit(client)] == ["hub-refused"]
+    assert [e["event"] for e in client.audited()] == ["hub-refused"]
     # Nothing but the key exchange left the client: its handshake, with the secret in it, was never sealed.
     assert all(len(b"".join(pipe.sent)) < 1700 for pipe in world.connections)
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret == secret
@@ -474,10 +465,6 @@ async def test_a_shared_repo_reaches_the_client_and_only_with_both_permissions(
         modno = client.config.current.modno
         await trio.sleep(300)
         assert client.config.current.modno == modno, "nothing new: nothing written, no loop"
-
-
-def audit(instance: Instance) -> list[dict[str, str]]:
-    return [json.loads(line) for line in instance.paths.audit.read_text().splitlines()]
 
 
 GUID = "a" * 64

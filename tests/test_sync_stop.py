@@ -7,21 +7,14 @@ import weakref
 
 import pytest
 import trio
-from sync_world import Instance, World
+from sync_world import CONNECTED, World, paired
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
 from backrest.sync.client import GOODBYE_S
 from backrest.sync.clients import LEAVE_S
 
-CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 RETRY_WAIT = wire.sync.CONNECTION_STATE_RETRY_WAIT
-
-
-def paired(world: World) -> tuple[Instance, Instance]:
-    hub, client = world.instance("hub"), world.instance("laptop")
-    client.add_host(hub.token())
-    return hub, client
 
 
 async def test_a_client_that_is_stopped_says_goodbye_and_comes_back_for_nobody(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from stranger import Stranger, visitor
 from sync_world import Instance, World
-from test_sync_hostile import Stranger, audit, visitor
 from trio.testing import MockClock
 
 from backrest import wire
@@ -83,7 +83,7 @@ async def test_every_attempt_is_in_the_audit_log_without_its_secret(
     async with hub.running():
         await (await _try(world, hub, bad)).until_end()
         await _let_in(await _try(world, hub, good, "laptop"))
-    events = [entry["event"] for entry in audit(hub)]
+    events = [entry["event"] for entry in hub.audited()]
     assert "refused" in events
     assert "paired" in events
     text = hub.paths.audit.read_text()
@@ -155,8 +155,8 @@ async def test_the_daemon_drops_expired_tokens_a_day_later(autojump_clock: MockC
         await trio.sleep(86400)
         assert hub.config.current.modno == modno, "nothing is written when nothing expires"
         nursery.cancel_scope.cancel()
-    assert audit(hub)[-1]["event"] == "tokens-pruned"
-    assert audit(hub)[-1]["labels"] == ["short"]
+    assert hub.audited()[-1]["event"] == "tokens-pruned"
+    assert hub.audited()[-1]["labels"] == ["short"]
 
 
 @pytest.mark.parametrize("spelling", ["pairingTokens", "pairing_tokens"])
