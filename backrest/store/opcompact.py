@@ -13,7 +13,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, compress, islice
 from typing import Protocol
 
 from backrest.errors import StorageError
@@ -30,6 +30,7 @@ _LINES = 4096
 CATCH_UP = 1 << 20
 # Compaction by itself: when more than half of the file is dead, and so much that it is worth the writing.
 WORTH_BYTES = 16 << 20
+_SHRANK = "%s shrank while in use: restart the program."
 # Room that must be left on the disk, besides what is written: the operations that come meanwhile need it.
 _ROOM = 16 << 20
 
@@ -68,10 +69,10 @@ def snapshot(
 ) -> Snapshot:
     """What lives, by the copied columns; no lock is held."""
     groups, offsets, lengths = columns
-    rows = array("I", [row for row, group in enumerate(groups) if group])
+    rows = array("I", compress(range(len(groups)), groups))
     if len(rows) < len(groups):
-        offsets = array("q", [offsets[row] for row in rows])
-        lengths = array("I", [lengths[row] for row in rows])
+        offsets = array("q", compress(offsets, groups))
+        lengths = array("I", compress(lengths, groups))
     return Snapshot(rows, offsets, lengths, highest, end)
 
 
@@ -142,13 +143,21 @@ def checksum(
 
 
 def _copy_batch(source: Source, target: AppendFile, places: list[tuple[int, int]]) -> list[int]:
-    lines = [line + b"\n" for line in read_lines(source, places)]
-    offset = target.append(lines)
-    offsets = []
-    for line in lines:
-        offsets.append(offset)
-        offset += len(line)
-    return offsets
+    old, lengths = zip(*places, strict=True)
+    follow = [*accumulate(lengths, _next, initial=old[0])]
+    if tuple(follow[:-1]) == old:  # neighbours, as a large commit or a compaction left them
+        data = source.read(old[0], follow[-1] - old[0])
+        if len(data) != follow[-1] - old[0]:
+            raise StorageError(_SHRANK % source.path)
+        start = target.append([data])
+    else:
+        start = target.append([line + b"\n" for line in read_lines(source, places)])
+    return [*accumulate(lengths[:-1], _next, initial=start)]
+
+
+def _next(offset: int, length: int) -> int:
+    """Where the line behind one of this length begins."""
+    return offset + length + 1
 
 
 def copy_tail(source: Source, target: AppendFile, start: int, end: int) -> int:
@@ -156,7 +165,7 @@ def copy_tail(source: Source, target: AppendFile, start: int, end: int) -> int:
     while start < end:
         part = source.read(start, min(4 << 20, end - start))
         if not part:
-            raise StorageError(f"{source.path} shrank while in use: restart the program.")
+            raise StorageError(_SHRANK % source.path)
         target.append([part])
         start += len(part)
     return start
@@ -165,7 +174,7 @@ def copy_tail(source: Source, target: AppendFile, start: int, end: int) -> int:
 def moved(index: Index, snap: Snapshot, offsets: array[int], tail: int) -> array[int]:
     """The column of offsets for the new file, where what followed the snapshot begins at ``tail``."""
     shift = tail - snap.end
-    column = array("q", [offset + shift for offset in index.offsets])
+    column = array("q", map(shift.__add__, index.offsets))  # no list: memory
     old = index.offsets
     for row, offset in zip(snap.rows, offsets, strict=True):
         if old[row] < snap.end:  # else it was changed meanwhile, and its newer line is in the tail

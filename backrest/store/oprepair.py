@@ -255,9 +255,11 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
         try:
             new = AppendFile(temporary)
             tell = None if progress is None else partial(_tell, progress, report.operations)
-            opcompact.write(file, new, scan.places(), scan.marks(), tell)
-            new.append([mark(*scan.marks())])
-            bad = opload.read_into(Index(), new.read, new.length, progress)
+            marks = scan.marks()
+            opcompact.write(file, new, scan.places(), marks, tell)
+            new.append([mark(*marks)])
+            scan.index = Index()  # the old one's memory is needed for the new one
+            bad = opload.read_into(scan.index, new.read, new.length, progress)
             if bad is not None:  # two lines that are each good and contradict each other
                 raise CorruptError(file.path, bad.number, f"cannot be repaired: {bad.reason}")
             report.set_aside = scan.set_bad_aside()
