@@ -326,16 +326,26 @@ def open_log(options: Options) -> Figures:
             log.apply(f"ed25519.{start // batch % 50}", some, [])  # fifty clients
         log.close()
         del log
-        out = subprocess.run(
-            [sys.executable, "-c", _OPEN, str(path)], check=True, capture_output=True, text=True
-        ).stdout
-    seconds, peak, before = map(float, out.split())
+        seconds, peak, before = _opened(path)
+        (directory / "oplog.index").unlink(missing_ok=True)
+        alone, alone_peak, _ = _opened(path)
     return {
         "wall_s": seconds,
         "each_us": seconds / options.size * 1e6,
         "peak_mib": peak,
         "each_bytes": (peak - before) * (1 << 20) / options.size,
+        "log_alone_s": alone,
+        "log_alone_each_us": alone / options.size * 1e6,
+        "log_alone_peak_mib": alone_peak,
     }
+
+
+def _opened(path: Path) -> tuple[float, float, float]:
+    """(seconds, MiB at the highest, MiB before) of opening a log in a process of its own."""
+    command = [sys.executable, "-c", _OPEN, str(path)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, peak, before = map(float, out.split())
+    return seconds, peak, before
 
 
 def help_(options: Options) -> Figures:
