@@ -22,7 +22,7 @@ from backrest.crypto.tokens import PairingToken
 from conformance.framing import End
 from conformance.h2raw import Connection, Headers, connect
 from conformance.model import Failed, Skipped, check
-from conformance.peer import PATH, AsClient, Item, kind_of, patience
+from conformance.peer import PATH, PUSHED, AsClient, Item, kind_of, patience
 
 Operation = wire.operations.Operation
 
@@ -150,6 +150,23 @@ class HubLab:
         received = await talk.expect("receive_config", skip=("receive_resources", "set_config", "heartbeat"))
         config: wire.sync.RemoteConfig = received.config
         return config
+
+    async def hello(
+        self, talk: AsClient, member: Member
+    ) -> tuple[wire.sync.RemoteConfig, Any, list[wire.config.Repo]]:
+        """Say hello; the hub's first items: the view, the resources, the shared repos. A manifest's answer ends what
+        comes first."""
+        await talk.hello(member.identity, member.instance_id)
+        config = (await talk.expect("receive_config", skip=())).config
+        resources = await talk.expect("receive_resources", skip=())
+        await talk.send("operation_manifest", Item.SyncActionOperationManifest(op_ids=[1], modnos=[1]))
+        shared: list[wire.config.Repo] = []
+        async with patience(talk.seconds, "an answer to a manifest"):
+            while (kind := kind_of(received := await talk.next())) != "request_operation_data":
+                check(not isinstance(received, End) and kind in PUSHED, f"came {kind}")
+                if isinstance(received, Item) and kind == "set_config":
+                    shared = list(received.set_config.repos)
+        return config, resources, shared
 
     async def serves(self) -> None:
         """The hub's process must still be there and take new connections."""

@@ -18,7 +18,9 @@ TOPICS = (
     "history_client",
     "config",
     "config_client",
+    "push",
     "push_client",
+    "refused_client",
     "limits",
 )
 
