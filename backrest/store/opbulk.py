@@ -1,15 +1,15 @@
-"""Many new operations into the index at once: the fast way for what a file mostly holds, rows in id order.
+"""Many operations into the index at once: the fast way for what a file mostly holds.
 
-The work is done column by column, which costs half of what Index.put takes for each. Everything is checked
-before the first column changes; whatever is unusual (an update, a deletion, a mark, a negative number, a line
-that is wrong) makes the function decline, and the caller goes through Index.take line by line, which knows
-every case and says what is wrong.
+What the index keeps of them is read column by column, and new operations in the order of their ids are put into
+the index so, too, which costs half of what Index.put takes for each; of these everything is checked before the first
+column changes. Whatever is unusual (a negative number, a line that is wrong) is left to the caller, who goes through
+Index.take line by line, which knows every case and says what is wrong.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from operator import itemgetter, lt
 from typing import Any
@@ -34,10 +34,45 @@ def take_rows(index: Index, rows: Sequence[Row], offsets: Sequence[int], lengths
                 index.put_row(row, offset, length)
 
 
-def append_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengths: Sequence[int]) -> bool:
-    """Take all the operations of these lines, or none and return False."""
+def is_operation(doc: Any) -> bool:
+    """Whether what was parsed of a line is an operation, good or bad."""
+    return doc.__class__ is dict and "id" in doc
+
+
+def runs(docs: list[Any]) -> Iterator[tuple[int, int]]:
+    """(first, behind the last) of operations that stand together, and of each other line."""
+    first = 0
+    for position, doc in enumerate(docs):
+        if not is_operation(doc):
+            if first < position:
+                yield first, position
+            yield position, position + 1
+            first = position + 1
+    if first < len(docs):
+        yield first, len(docs)
+
+
+def take_all(index: Index, docs: Sequence[Json], offsets: Sequence[int], lengths: Sequence[int]) -> int:
+    """Take the operations of these lines, new or not, from the first to one that is to be looked at by itself.
+
+    How many were taken.
+    """
     columns = _columns(docs)
-    return columns is not None and _append(index, columns, offsets, lengths)
+    if columns is None:
+        return 0
+    if _append(index, columns, offsets, lengths):
+        return len(docs)
+    *numbers, keys = columns
+    taken = 0
+    try:
+        metas = [index.metas[group] for group in _groups(index, keys)]
+        rows = map(Row._make, zip(*numbers, metas, strict=True))
+        for row, offset, length in zip(rows, offsets, lengths, strict=True):
+            index.put_row(row, offset, length)
+            taken += 1
+    except (ValueError, TypeError):  # Index.take says what is wrong
+        pass
+    return taken
 
 
 _needed = itemgetter("id", "modno", "flowId", "unixTimeStartMs", "repoId", "repoGuid", "planId", "instanceId")

@@ -20,7 +20,7 @@ import orjson
 
 from backrest.errors import CorruptError
 from backrest.store.files import AppendFile
-from backrest.store.opbulk import BATCH, append_all
+from backrest.store.opbulk import BATCH, runs, take_all
 from backrest.store.opfile import line_number
 from backrest.store.opformat import MAX_LINE, SPACE, is_mark_line, parse_line
 from backrest.store.opindex import Index
@@ -190,14 +190,16 @@ def _take_some(index: Index, lines: list[bytes], offset: int, number: int) -> Ba
         docs = list(map(orjson.loads, lines))
     except ValueError:
         docs = []
-    if docs and append_all(index, docs, offsets, lengths):
-        return None
-    for position, line in enumerate(lines):
-        try:
-            index.take(docs[position] if docs else orjson.loads(line), offsets[position], lengths[position])
-        except ValueError as error:
-            start = offsets[position] - (len(line) - lengths[position])
-            return BadLine(start, number + position + 1, _reason(line, error))
+    for first, last in runs(docs) if docs else [(0, len(lines))]:
+        run = slice(first, last)
+        taken = take_all(index, docs[run], offsets[run], lengths[run]) if docs else 0
+        for position in range(first + taken, last):
+            doc, line = docs[position] if docs else None, lines[position]
+            try:
+                index.take(orjson.loads(line) if doc is None else doc, offsets[position], lengths[position])
+            except ValueError as error:
+                start = offsets[position] - (len(line) - lengths[position])
+                return BadLine(start, number + position + 1, _reason(line, error))
     return None
 
 

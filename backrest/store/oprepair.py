@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,8 +22,8 @@ import orjson
 from backrest.errors import CorruptError
 from backrest.store import opcompact, opload
 from backrest.store.files import AppendFile, discard, rename_durably
-from backrest.store.opbulk import BATCH, append_all
-from backrest.store.opformat import SPACE, Json, Operation, decode, mark, parse_line, problem
+from backrest.store.opbulk import BATCH, is_operation, runs, take_all
+from backrest.store.opformat import SPACE, Operation, decode, mark, parse_line, problem
 from backrest.store.opindex import Index, OutOfOrderError
 from backrest.store.opload import BadLine, Blocks, Progress
 from backrest.store.syscalls import storage_error
@@ -37,6 +36,8 @@ _SHORTEST = 60
 # When the mark at the file's start is lost nobody knows how far the numbers had come: a jump that is safe,
 # and costs nothing of 2^63.
 _JUMP = 1_000_000
+
+_fit = all_fit(Operation.DESCRIPTOR)
 
 
 @dataclass(slots=True)
@@ -106,21 +107,22 @@ class _Scan:
         return first is None or opload.is_crash_tail(self.file.read, self.report.size, first)
 
     def _take(self, lines: list[bytes], offset: int, number: int) -> None:
-        """All of them at once, when they are what a file mostly holds, new operations; else each by itself."""
-        docs: list[Any] = []
-        fit = False
-        with suppress(ValueError):
-            docs = list(map(orjson.loads, lines))
-            operations = [doc for doc in docs if doc.__class__ is dict and "id" in doc]
-            fit = _fit(operations)
-            if fit and len(operations) == len(docs):
-                for doc in docs:
-                    _look_at(doc)
-                if append_all(self.index, docs, *opload.places(lines, offset)):
-                    return
-        for position, line in enumerate(lines):
-            self._line(line, docs[position] if docs else None, fit, offset, number + position + 1)
-            offset += len(line) + 1
+        """Many operations at once where they are what a file mostly holds; else each line by itself."""
+        try:
+            docs: list[Any] = list(map(orjson.loads, lines))
+        except ValueError:
+            docs = []
+        fit = bool(docs) and _fit([doc for doc in docs if is_operation(doc)])
+        offsets, lengths = opload.places(lines, offset)
+        for first, last in runs(docs) if docs else [(0, len(lines))]:
+            run = slice(first, last)
+            taken = 0
+            if fit and is_operation(docs[first]) and not any(map(problem, docs[run])):
+                taken = take_all(self.index, docs[run], offsets[run], lengths[run])
+            for position in range(first + taken, last):
+                line, doc = lines[position], docs[position] if docs else None
+                place = offsets[position] - (len(line) - lengths[position])
+                self._line(line, doc, fit, place, number + position + 1)
 
     def _line(self, line: bytes, parsed: Any, fit: bool, offset: int, number: int) -> None:
         space = 1 if line[:1] == SPACE else 0
@@ -133,7 +135,9 @@ class _Scan:
             if "id" in doc:
                 if not (fit or _fit([doc])):
                     decode(doc)
-                _look_at(doc)
+                reason = problem(doc)
+                if reason is not None:
+                    raise ValueError(f"operation {str(doc['id'])[:20]} has {reason}")
             self.index.take(doc, offset + space, len(line) - space)
             for gone in doc.get("deleted", ()):
                 self.orphans.pop(int(gone), None)
@@ -220,16 +224,6 @@ class _ReadOnly:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-_fit = all_fit(Operation.DESCRIPTOR)
-
-
-def _look_at(doc: Json) -> None:
-    """ValueError for what every program would take for an operation, and this log never."""
-    reason = problem(doc)
-    if reason is not None:
-        raise ValueError(f"operation {str(doc['id'])[:20]} has {reason}")
 
 
 def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
