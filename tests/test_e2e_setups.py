@@ -22,9 +22,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 def blocks(title: str) -> list[str]:
     """The code blocks of a section of the README."""
-    section = re.split(r"\n##+ ", README.read_text().partition(f"\n### {title}\n")[2])[0]
-    assert section, f"the README has no section {title!r}"
-    return re.findall(r"```\n(.*?)```", section, re.DOTALL)
+    section = re.search(rf"\n##+ {title}\n(.*?)(?=\n##+ )", README.read_text(), re.DOTALL)
+    assert section is not None, f"the README has no section {title!r}"
+    return re.findall(r"```\n(.*?)```", section[1], re.DOTALL)
 
 
 @dataclass
@@ -81,6 +81,24 @@ def scene(directory: Path) -> Iterator[Scene]:
     with made.machines["hub"].serving() as hub, made.machines["laptop"].serving() as laptop:
         made.daemons |= {"hub": hub, "laptop": laptop}
         yield made
+
+
+def test_the_first_backup_needs_one_machine_and_no_daemon(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "laptop")
+    (machine.directory / "photos").mkdir()
+    (machine.directory / "photos" / "one.txt").write_text("one")
+    script, *_ = blocks("The first backup")
+    lines = [
+        line.removeprefix("$ backrest ") for line in script.splitlines() if line.startswith("$ backrest ")
+    ]
+    for line in lines:
+        here = line.replace("sftp:nas:/srv/restic", str(tmp_path / "restic")).replace(
+            "~", str(machine.directory)
+        )
+        args = shlex.split(here)
+        said = machine.ok(*args, *(["--generate-password"] if args[:2] == ["repo", "add"] else []))
+    assert [one["status"] for one in machine.operations()] == ["STATUS_SUCCESS"] * len(machine.operations())
+    assert "photos" in said
 
 
 @pytest.mark.timeout(300)
