@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from oplog_world import OTHER, PEER, QuickDisk, everything, op, received
-from store_disk import full_disk, using
+from store_disk import TestDisk, broken_disk, full_disk, using
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store import opsaved
@@ -266,6 +266,47 @@ def test_index_that_cannot_be_written_is_said_and_nothing_else(
     assert log.get(new.id) == new
     log.close()
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_every_step_of_saving_may_fail_once_and_no_operation_is_lost(tmp_path: Path) -> None:
+    class Faulty(TestDisk):
+        def fsync(self, fd: int) -> None:
+            pass
+
+        def fsync_dir(self, path: str) -> None:
+            pass
+
+        def _step(self, name: str, what: object) -> None:
+            if name == "write" or "oplog.index" in str(what):
+                super()._step(name, what)
+
+    def run(at: int | None) -> int:
+        path = tmp_path / str(at) / "oplog.jsonl"
+        path.parent.mkdir()
+        OpLog.open(path).close()
+        disk, done = Faulty(at, broken_disk), []
+        with using(disk):
+            log = OpLog.open(path)
+            for work in (
+                lambda: log.add([op(), op()]),
+                log.maybe_compact,
+                lambda: log.delete([1]),
+                log.compact,
+            ):
+                try:
+                    work()
+                    done.append(work)
+                except StorageError:
+                    assert at is not None
+            log.close()
+        with using(QuickDisk()):
+            state = outcome(path)
+            saved(path).unlink(missing_ok=True)
+            assert outcome(path) == state
+        assert len(state[0]) <= 2
+        return len(disk.steps)
+
+    assert all(map(run, range(run(None))))
 
 
 def test_short_log_has_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backrest import wire
-from backrest.store import audit, opcompact, syscalls
+from backrest.store import audit, opcompact, opsaved, syscalls
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
 from backrest.store.files import DirLock, Paths
@@ -38,6 +38,7 @@ GUID = "ab" * 32
 MOMENT_S = 0.004  # some steps of a writer
 STEPS = 60  # system calls that a writer does before it kills itself, at most
 LINES = 16  # copied at a time by a compaction: else so small a log is copied in one step
+GROWN = 0  # bytes after which the index is saved: else that of so small a log never is
 
 
 class WrongError(Exception):
@@ -147,6 +148,7 @@ def _write(paths: Paths, chance: random.Random, name: str, pipe: int) -> None:
         os.write(pipe, struct.pack("<I", len(data)) + data)
 
     opcompact._LINES = LINES
+    opsaved.WORTH_BYTES = GROWN
     with DirLock(paths):
         log = OpLog.open(paths.oplog)
         config = ConfigStore.open(paths.config_file, environ={})
@@ -164,11 +166,12 @@ def _write(paths: Paths, chance: random.Random, name: str, pipe: int) -> None:
                     "apply",
                     "purge",
                     "compact",
+                    "save",
                     "config",
                     "audit",
                     "peers",
                 ),
-                (8, 4, 3, 1, 8, 0.3, 2, 1.5, 3, 1.5),
+                (8, 4, 3, 1, 8, 0.3, 2, 3, 1.5, 3, 1.5),
             )[0]
             intent = Intent(what, text=tag)
             if what == "add":
@@ -216,6 +219,10 @@ def _write(paths: Paths, chance: random.Random, name: str, pipe: int) -> None:
             elif what == "compact":
                 say(intent)
                 log.compact()
+                say({})
+            elif what == "save":
+                say(intent)
+                log.maybe_compact()  # it is not worth that, and the index is saved
                 say({})
             elif what == "config":
                 say(intent)
