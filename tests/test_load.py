@@ -139,11 +139,11 @@ def test_a_mistake_in_the_hubs_log_is_found(tmp_path: Path) -> None:
         """
 from backrest.sync.inbound import Inbound
 received, heard = Inbound._received, []
-async def mistaken(client, kind, message):
+async def mistaken(client, kind, message, size):
     heard.append(kind)
     if kind == "operation_manifest" and heard.count(kind) == 12:
         raise ZeroDivisionError
-    await received(client, kind, message)
+    await received(client, kind, message, size)
 Inbound._received = mistaken
 """,
     )

@@ -40,7 +40,7 @@ from h2.settings import SettingCodes
 from backrest.net.h2guard import FloodError, FrameGuard
 from backrest.net.h2settings import ServerSettings, open_h2
 from backrest.net.h2stream import H2Stream, Message, Scope, build_scope
-from backrest.net.sockets import close_now
+from backrest.net.tcp import close_now
 
 log = logging.getLogger("backrest.net")
 

@@ -34,6 +34,7 @@ from backrest.net.h1server import H1Connection
 from backrest.net.h2server import RECEIVE_SIZE, App, H2Protocol, log, log_failure
 from backrest.net.h2settings import ServerSettings
 from backrest.net.sockets import BindError, open_listeners
+from backrest.net.tcp import TcpListener, TcpStream
 
 __all__ = ["App", "BindError", "ServerSettings", "TlsFiles", "check_hypercorn", "serve"]
 
@@ -103,9 +104,9 @@ async def serve(
     config = _config(tls, grace_s)
     context = _tls_context(config, tls)
     opened = open_listeners(binds)
-    listeners: list[trio.SocketListener | trio.SSLListener[trio.SocketStream]] = []
+    listeners: list[TcpListener | trio.SSLListener[TcpStream]] = []
     for listening in opened:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening.sock))
+        listener = TcpListener(listening.sock)
         if context is not None and not listening.is_unix:
             listeners.append(trio.SSLListener(listener, context, https_compatible=True))
         else:
@@ -159,7 +160,7 @@ class _Server:
 
     async def run(
         self,
-        listeners: Sequence[trio.SocketListener | trio.SSLListener[trio.SocketStream]],
+        listeners: Sequence[TcpListener | trio.SSLListener[TcpStream]],
         bound: list[tuple[str, int]],
         shutdown: trio.Event,
         grace_s: float,
@@ -183,7 +184,7 @@ class _Server:
                         connection.shut_down()
             beside.cancel_scope.cancel()
 
-    async def _handle(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
+    async def _handle(self, stream: TcpStream | trio.SSLStream[TcpStream]) -> None:
         with self._crowd.place(_peer_of(stream)) as admitted:
             if not admitted:
                 return  # trio closes it
@@ -240,8 +241,8 @@ class _Crowd:
         return str(ip) if ip.version == 4 else str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
 
 
-def _peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
-    sock = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
+def _peer_of(stream: TcpStream | trio.SSLStream[TcpStream]) -> str:
+    sock = _socket_of(stream)
     try:
         address = _address(sock, sock.getpeername())
     except OSError:
@@ -252,9 +253,7 @@ def _peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> s
 class _Connection:
     """One accepted socket: the boundary that nothing passes. trio closes it when ``run`` returns."""
 
-    def __init__(
-        self, server: _Server, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
-    ) -> None:
+    def __init__(self, server: _Server, stream: TcpStream | trio.SSLStream[TcpStream]) -> None:
         self._server = server
         self._stream = stream
         self._opening = trio.CancelScope(deadline=trio.current_time() + server.settings.first_stream_s)
@@ -281,11 +280,7 @@ class _Connection:
 
     async def _serve(self) -> None:
         secure = isinstance(self._stream, trio.SSLStream)
-        sock = (
-            self._stream.transport_stream.socket
-            if isinstance(self._stream, trio.SSLStream)
-            else self._stream.socket
-        )
+        sock = _socket_of(self._stream)
         client, server = _address(sock, sock.getpeername()), _address(sock, sock.getsockname())
         self._peer = client[0] if client else "local"
         _keep_alive(sock)
@@ -336,13 +331,17 @@ class _Connection:
         return first
 
 
-def _address(sock: trio.socket.SocketType, address: Any) -> tuple[str, int] | None:
+def _socket_of(stream: TcpStream | trio.SSLStream[TcpStream]) -> stdlib_socket.socket:
+    return (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
+
+
+def _address(sock: stdlib_socket.socket, address: Any) -> tuple[str, int] | None:
     if sock.family in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
         return str(address[0]), int(address[1])
     return None
 
 
-def _keep_alive(sock: trio.socket.SocketType) -> None:
+def _keep_alive(sock: stdlib_socket.socket) -> None:
     if sock.family not in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
         return
     sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)

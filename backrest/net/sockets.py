@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import trio
-
 from backrest.errors import UserError
 
 # sockaddr_un.sun_path holds 108 bytes with the final zero on Linux, 104 on the BSDs.
@@ -79,16 +77,6 @@ def open_listeners(binds: Sequence[str]) -> list[Listening]:
             listening.close()
         raise
     return opened
-
-
-async def close_now(stream: trio.abc.Stream) -> None:
-    """As trio.aclose_forcefully, which makes and catches a cancellation: that costs more than the rest of the end."""
-    if isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    else:
-        await trio.aclose_forcefully(stream)
 
 
 def split_bind(bind: str) -> tuple[str, int]:

@@ -44,6 +44,7 @@ QUEUED_OPERATION_BYTES = 256  # likewise: an empty one has two bytes on the wire
 MANIFEST_IDS = (
     2_000_000  # compared in memory, some 100 bytes each; the scale is a million operations of all clients
 )
+SMALL_MANIFEST = 128  # compared in less time than a thread takes to start
 REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refused, again
 SMALL_VIEW_BYTES = 16 * 1024  # masked in less time than a thread takes to start; most clients show nothing
 VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
@@ -205,7 +206,8 @@ class Inbound:
         ):  # what a displaced session is still storing is compared, too
             if self.link.over:
                 return
-            diff = await trio.to_thread.run_sync(compare)
+            size = max(len(manifest.op_ids), self._hub.oplog.count(self.keyid))
+            diff = compare() if size <= SMALL_MANIFEST else await trio.to_thread.run_sync(compare)
         if diff.delete:
             await self._apply(_Changes(deletes=list(diff.delete)))
         log.debug(
