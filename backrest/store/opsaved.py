@@ -42,7 +42,8 @@ _WORTH_PART = 8
 # Room that must be left on the disk: operations are worth more than the time that this saves.
 _ROOM = 64 << 20
 
-# Any other value means another program wrote it, for which a line may have meant something else.
+# Any other value means another program wrote it, for which a line may have meant something else. What the index
+# keeps of a line, or how, must not change without a new number here.
 _FORMAT = {
     "oplogIndex": 1,
     "byteOrder": sys.byteorder,
