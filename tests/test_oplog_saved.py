@@ -14,7 +14,7 @@ from oplog_world import OTHER, PEER, QuickDisk, everything, op, received
 from store_disk import TestDisk, broken_disk, full_disk, using
 
 from backrest.errors import CorruptError, StorageError
-from backrest.store import opsaved
+from backrest.store import opload, opsaved
 from backrest.store.oplog import OpLog, Query
 
 
@@ -347,3 +347,24 @@ def test_index_of_another_version_is_written_anew(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(opsaved._FORMAT, "statuses", {"STATUS_NEW": 99})
     assert outcome(path) == good
     assert b"STATUS_NEW" in saved(path).read_bytes()
+
+
+@pytest.mark.parametrize("block", [1, 7, 300, 1000])
+def test_log_read_in_blocks_of_any_size_gets_a_good_index(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "oplog.jsonl"
+    data, _ = make(path)
+    monkeypatch.setattr(opload, "BLOCK", block)
+    for tail in (
+        b"",
+        b'{"id',
+        b'{"deleted":["1"]}\n#\n',
+        b'{"deleted":["1"]}\n{"deleted":["3"]}\n#\n{"id":"5',
+    ):
+        path.write_bytes(data + tail)
+        saved(path).unlink()
+        OpLog.open(path).close()
+        before = written(path)
+        OpLog.open(path).close()
+        assert written(path) == before, tail
