@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import ssl
+from functools import lru_cache
 
 import httpx
 import trio
@@ -42,6 +43,7 @@ class GoAway(NetError):
         super().__init__(message, retry_at_once=True)
 
 
+@lru_cache(maxsize=64)  # an instance dials the same few, again and again
 def parse_url(text: str) -> httpx.URL:
     """Check an address that a person typed. NetError says what is wrong with it.
 

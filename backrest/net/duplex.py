@@ -124,9 +124,11 @@ class DuplexTransport(httpx.AsyncBaseTransport):
 
 
 async def _run(connection: Connection, body: AsyncIterator[bytes] | None) -> None:
+    if body is None:
+        await connection.run()
+        return
     async with trio.open_nursery() as nursery:
-        if body is not None:
-            nursery.start_soon(_send_body, connection, body)
+        nursery.start_soon(_send_body, connection, body)
         await connection.run()
         nursery.cancel_scope.cancel()
 
