@@ -37,6 +37,9 @@ MAX_LINE = 64 << 20
 # Ids on one deletion line: some 50 KiB, so that purging a million operations does not make one giant line.
 IDS_PER_LINE = 4096
 
+# Of a snapshot id, in characters: a SHA-256 in hexadecimal, or none.
+SNAPSHOT_LENGTHS = (0, 64)
+
 _REQUIRED = frozenset(("flowId", "repoId", "repoGuid", "planId", "instanceId", "unixTimeStartMs"))
 _NAMES = {
     "flowId": "flow_id",
@@ -112,8 +115,8 @@ def problem(doc: Json) -> str | None:
     if not doc.keys() >= _REQUIRED:
         missing = [name for key, name in _NAMES.items() if key not in doc]
         return f"no {', '.join(missing)}"
-    snapshot = doc.get("snapshotId")
-    if snapshot is not None and len(snapshot) != 64:
+    snapshot = doc.get("snapshotId", "")
+    if len(snapshot) not in SNAPSHOT_LENGTHS:
         return f"a snapshot_id of {len(snapshot)} characters instead of 64"
     return None
 

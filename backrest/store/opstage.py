@@ -22,6 +22,7 @@ from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
 from backrest.store.opformat import (
     KINDS,
     MAX_LINE,
+    SNAPSHOT_LENGTHS,
     Json,
     Operation,
     deletion_lines,
@@ -290,7 +291,7 @@ def receive(keyid: str, operations: Iterable[Operation]) -> Arrival:
         except KeyError:
             names = None
         positive = original > 0 and modno > 0 and flow > 0 and start > 0
-        if names is None or not positive or len(snapshot) not in (0, 64):
+        if names is None or not positive or len(snapshot) not in SNAPSHOT_LENGTHS:
             arrival.invalid.append((original, _refusal(operation)))
             continue
         meta = metas.get(names) or metas.setdefault(names, Meta(keyid, *names))
