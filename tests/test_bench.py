@@ -48,18 +48,29 @@ def test_several_sizes_are_compared_by_what_one_thing_costs() -> None:
     assert "each_us at 1 30: " in done.stderr
 
 
-@pytest.mark.parametrize("row", ["first-sync", "reconnect", "storm"])
-def test_a_hub_that_runs_elsewhere_is_measured_by_its_address_and_a_token(row: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", ["first-sync", "reconnect", "storm", "idle"])
+def test_another_hub_is_measured_by_turns_with_ours(row: str, tmp_path: Path) -> None:
     hub = Machine(tmp_path, "hub")
     hub.ok("init", "--instance-id", "hub")
     with hub.serving() as daemon:
-        token = hub.json("token", "create", "--max-uses", "3", "--permission", "read-operations=*")["token"]
-        result, _ = measured(row, ["--size", "3", "--hub", daemon.url, "--token", token])
-        assert len(hub.operations()) == (0 if row == "storm" else 3)
+        token = hub.json("token", "create", "--max-uses", "4", "--permission", "read-operations=*")["token"]
+        its_process = ["--against-pid", str(daemon.process.pid)] if row == "idle" else []
+        sizes = ["--size", "3", "--seconds", "0.1"]
+        result, table = measured(row, [*sizes, "--against", daemon.url, "--token", token, *its_process])
+        assert len(hub.operations()) == (3 if row in ("first-sync", "reconnect") else 0)
     assert result["size"] == 3
+    assert "theirs/ours" in table
+    assert result["ratios"].keys() <= result["against"].keys() <= result["figures"].keys()
+    for figure, ratio in result["ratios"].items():
+        assert ratio == result["against"][figure]["median"] / result["figures"][figure]["median"]
+    if row != "idle":
+        wall = "from_connection_s" if row == "first-sync" else "wall_s"
+        assert f"{result['ratios'][wall]:.2f}" in table
+        assert not any("hub" in figure for figure in result["against"])  # nothing is known of its process
 
 
-def test_a_row_that_cannot_be_pointed_elsewhere_says_so() -> None:
-    done = bench("--only", "help", "--hub", "http://127.0.0.1:1", "--token", "k:s#i")
+@pytest.mark.parametrize(("row", "remedy"), [("help", "leave --against out"), ("idle", "give --against-pid")])
+def test_a_row_that_cannot_be_measured_of_another_hub_says_so(row: str, remedy: str) -> None:
+    done = bench("--only", row, "--against", "http://127.0.0.1:1", "--token", "k:s#i")
     assert done.returncode == 2
-    assert "leave --hub out" in done.stderr
+    assert remedy in done.stderr

@@ -35,15 +35,23 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """A hub of another implementation: ``token`` lets light clients in, ``pid`` is its process if that is known."""
+
+    url: str
+    token: str
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
-    """``size`` is the row's own. ``hub`` is another implementation's URL, with ``token``; ``hub_pid`` if it is here."""
+    """``size`` is the row's own. ``light``: with light clients where there is a choice; so is ``other`` measured."""
 
     size: int
     clients: int = 100
     seconds: float = 10.0
-    hub: str = ""
-    token: str = ""
-    hub_pid: int = 0
+    light: bool = False
+    other: Other | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,12 @@ class Row:
     measure: Callable[[Options], Figures]
     size: int
     what: str  # the size counts
-    elsewhere: bool = False  # can be pointed at another hub
+    elsewhere: bool = False  # can be measured of another hub too
+    by_process: bool = False  # and only by looking at its process
+
+    def beside(self, pid: int) -> bool:
+        """Whether another hub, whose process is ``pid`` or (0) not known, can be measured."""
+        return self.elsewhere and (pid != 0 or not self.by_process)
 
 
 @contextmanager
@@ -68,21 +81,25 @@ class _Hub:
         self.pid = pid
 
     def cpu_s(self) -> float:
-        """0 for a hub whose process we do not know."""
+        """0 for a hub whose process we do not know; ``figures`` leaves out what is made of it."""
         if not self.pid:
             return 0.0
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def memory_mib(self, what: str) -> float:
-        return memory_mib(self.pid, what) if self.pid else 0.0
+        return memory_mib(self.pid, what)
+
+    def figures(self, make: Callable[[], Figures]) -> Figures:
+        """Those that say something of the hub's process: none when it is not known."""
+        return make() if self.pid else {}
 
 
 @contextmanager
 def _hub_for(options: Options, clients: Sequence[LightClient]) -> Iterator[_Hub]:
-    if options.hub:
-        token = PairingToken.parse(options.token)
-        yield _Hub(Target(options.hub, token.keyid, token.instance_id, token.secret), options.hub_pid)
+    if (other := options.other) is not None:
+        token = PairingToken.parse(other.token)
+        yield _Hub(Target(other.url, token.keyid, token.instance_id, token.secret), other.pid)
         return
     with _scratch() as directory:
         hub = Machine(directory, "hub")
@@ -101,8 +118,8 @@ def _light(count: int, held: int = 0) -> list[LightClient]:
 
 
 def first_sync(options: Options) -> Figures:
-    if options.hub:
-        return trio.run(_first_sync_elsewhere, options)
+    if options.light:
+        return trio.run(_first_sync_light, options)
     with _scratch() as directory:
         hub, client = Machine(directory, "hub"), Machine(directory, "client")
         hub.let_in([(client.name, client.identity.keyid)])
@@ -134,19 +151,24 @@ def first_sync(options: Options) -> Figures:
                 started.stop()
 
 
-async def _first_sync_elsewhere(options: Options) -> Figures:
+async def _first_sync_light(options: Options) -> Figures:
     [client] = _light(1, options.size)
     client.prepare()
     with _hub_for(options, [client]) as hub:
         cpu = hub.cpu_s()
         async with client.connected(hub.target):
             seconds = await client.until_stored() - client.dialled
-    return {
-        "from_connection_s": seconds,
-        "each_us": seconds / options.size * 1e6,
-        "hub_cpu_s": hub.cpu_s() - cpu if hub.pid else 0.0,
-        "hub_peak_mib": hub.memory_mib("VmHWM"),
-    }
+        used = hub.cpu_s() - cpu
+        return {
+            "from_connection_s": seconds,
+            "each_us": seconds / options.size * 1e6,
+            **hub.figures(
+                lambda: {
+                    "each_hub_cpu_us": used / options.size * 1e6,
+                    "hub_peak_mib": hub.memory_mib("VmHWM"),
+                }
+            ),
+        }
 
 
 # --- reconnect
@@ -166,10 +188,11 @@ async def _reconnect(options: Options) -> Figures:
         cpu = hub.cpu_s()
         async with client.connected(hub.target, probe=True):
             seconds = await client.until_stored() - client.dialled
+        used = hub.cpu_s() - cpu
         return {
             "wall_s": seconds,
             "each_us": seconds / options.size * 1e6,
-            "hub_cpu_s": hub.cpu_s() - cpu,
+            **hub.figures(lambda: {"hub_cpu_s": used}),
         }
 
 
@@ -284,12 +307,17 @@ async def _storm(options: Options) -> Figures:
         gc.set_threshold(COLLECT_AFTER, *COLLECT_OLDER)
         cpu, own = hub.cpu_s(), time.process_time()
         seconds = await _all_at_once(clients, hub)
+        used, own = hub.cpu_s() - cpu, time.process_time() - own
         return {
             "wall_s": seconds,
             "retries": sum(client.retries for client in clients),
-            "each_hub_cpu_ms": (hub.cpu_s() - cpu) * 1000 / options.size,
-            "each_client_cpu_ms": (time.process_time() - own) * 1000 / options.size,
-            "hub_peak_mib": hub.memory_mib("VmHWM"),
+            "each_client_cpu_ms": own * 1000 / options.size,
+            **hub.figures(
+                lambda: {
+                    "each_hub_cpu_ms": used * 1000 / options.size,
+                    "hub_peak_mib": hub.memory_mib("VmHWM"),
+                }
+            ),
         }
 
 
@@ -375,7 +403,7 @@ ROWS = {
     "first-sync": Row(first_sync, 10_000, "operations", elsewhere=True),
     "reconnect": Row(reconnect, 10_000, "operations", elsewhere=True),
     "live": Row(live, 200, "changes"),
-    "idle": Row(idle, 100, "clients"),
+    "idle": Row(idle, 100, "clients", elsewhere=True, by_process=True),
     "storm": Row(storm, 200, "clients", elsewhere=True),
     "open-log": Row(open_log, 100_000, "operations"),
     "help": Row(help_, 30, "runs"),
