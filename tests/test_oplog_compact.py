@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, usin
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store import opcompact, opload
+from backrest.store.opindex import Index
 from backrest.store.oplog import OpLog, Query
+from backrest.store.opsnapshot import Snapshot
 
 
 @pytest.fixture
@@ -116,6 +120,25 @@ def test_reading_and_writing_go_on_during_a_compaction(log: OpLog, monkeypatch: 
     assert next(steps) > 5
     assert everything(log) == expected
     assert len(list(old_reader)) > 50
+    assert everything(reopened(log)) == expected
+
+
+def test_nobody_waits_while_the_new_index_is_made(log: OpLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a million operations that takes seconds: who reads and who writes must not notice."""
+    fill(log)
+    expected = everything(log)
+    make = Snapshot.index
+
+    def slowly(self: Snapshot, offsets: array[int]) -> Index:
+        added = pool.submit(log.add, [op(display_message="while it was made")]).result()
+        expected[added[0].id] = added[0]
+        assert pool.submit(everything, log).result() == expected
+        return make(self, offsets)
+
+    monkeypatch.setattr(Snapshot, "index", slowly)
+    with ThreadPoolExecutor(1) as pool:  # another thread: the locks are not those of this one
+        log.compact()
+    assert everything(log) == expected
     assert everything(reopened(log)) == expected
 
 

@@ -1,9 +1,9 @@
 """Writing the log anew without what is no longer needed, while others read and write it.
 
-First what lives is copied beside, in the order of the ids, from the file as it was at one moment; then what
-was appended meanwhile, as it stands; the last of that, the rename and the new offsets happen under the lock
-of the commits. Readers who are still in the old file keep it open. A crash before the rename leaves the old
-file and a temporary one that is swept up later; after it, the new one.
+First what lives is copied beside, in the order of the ids, from the file as it was at one moment (opsnapshot.py), and
+an index is made of that; then what was appended meanwhile, as it stands. Only the last of that and the rename happen
+under the lock of the commits. Readers who are still in the old file keep it open. A crash before the rename leaves
+the old file and a temporary one that is swept up later; after it, the new one.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate, compress, islice
+from itertools import accumulate, islice
 from typing import Protocol
 
 from backrest.errors import StorageError
 from backrest.store.files import AppendFile, temp_name
 from backrest.store.opfile import read_lines
 from backrest.store.opformat import mark
-from backrest.store.opindex import Index
 from backrest.store.opload import BLOCK, Progress
+from backrest.store.opsnapshot import Snapshot
 from backrest.store.syscalls import storage_error
 
 # Lines copied, and synced, at a time: some 3 MiB. A sync of hundreds of MiB at once would hold up all others.
@@ -46,34 +46,6 @@ class Compacted:
 
     before: int
     after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What lived at one moment: rows of the index, where their lines are, and where the file ended."""
-
-    rows: array[int]
-    offsets: array[int]
-    lengths: array[int]
-    highest: tuple[int, int]
-    end: int
-
-
-def columns(index: Index) -> tuple[array[int], array[int], array[int]]:
-    """Copies of (groups, offsets, lengths): taken under both locks, so it must be quick."""
-    return index.groups[:], index.offsets[:], index.lengths[:]
-
-
-def snapshot(
-    columns: tuple[array[int], array[int], array[int]], highest: tuple[int, int], end: int
-) -> Snapshot:
-    """What lives, by the copied columns; no lock is held."""
-    groups, offsets, lengths = columns
-    rows = array("I", compress(range(len(groups)), groups))
-    if len(rows) < len(groups):
-        offsets = array("q", compress(offsets, groups))
-        lengths = array("I", compress(lengths, groups))
-    return Snapshot(rows, offsets, lengths, highest, end)
 
 
 def temporary(path: str) -> str:
@@ -121,10 +93,8 @@ def write(
 
 def copy_live(source: Source, target: AppendFile, snap: Snapshot, progress: Progress | None) -> array[int]:
     """The lines of the snapshot. Where each now begins, in the snapshot's order."""
-    places = zip(snap.offsets, snap.lengths, strict=True)
-    total = len(snap.rows)
-    tell = None if progress is None else (lambda done: progress(done, total))
-    return write(source, target, places, snap.highest, tell)
+    tell = None if progress is None else (lambda done: progress(done, snap.live))
+    return write(source, target, snap.places(), snap.highest, tell)
 
 
 def checksum(
@@ -169,14 +139,3 @@ def copy_tail(source: Source, target: AppendFile, start: int, end: int) -> int:
         target.append([part])
         start += len(part)
     return start
-
-
-def moved(index: Index, snap: Snapshot, offsets: array[int], tail: int) -> array[int]:
-    """The column of offsets for the new file, where what followed the snapshot begins at ``tail``."""
-    shift = tail - snap.end
-    column = array("q", map(shift.__add__, index.offsets))  # no list: memory
-    old = index.offsets
-    for row, offset in zip(snap.rows, offsets, strict=True):
-        if old[row] < snap.end:  # else it was changed meanwhile, and its newer line is in the tail
-            column[row] = offset
-    return column

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from array import array
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -29,10 +28,11 @@ from backrest.errors import StorageError
 from backrest.store import opcompact, opload, opsaved, syscalls
 from backrest.store.files import AppendFile, atomic_write, discard, sweep_temps
 from backrest.store.opchange import Callback, Change
-from backrest.store.opcompact import Compacted, Snapshot
+from backrest.store.opcompact import Compacted
 from backrest.store.opfile import LogFile, read_lines
 from backrest.store.opformat import SPACE, mark
 from backrest.store.opindex import Index
+from backrest.store.opsnapshot import Snapshot
 from backrest.store.opstage import Stage
 from backrest.store.syscalls import storage_error
 
@@ -285,14 +285,10 @@ class OpCore:
                 if self._broken:
                     raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
                 old = self._file
-                columns = opcompact.columns(self._index)
-                needed, end = self._index.live_bytes, old.file.length
-                highest = self._index.highest_id, self._index.highest_modno
+                snap = Snapshot(self._index, old.file.length)
                 old.hold()
             try:
-                opcompact.check_room(self.path, needed)
-                snap = opcompact.snapshot(columns, highest, end)
-                del columns  # memory
+                opcompact.check_room(self.path, snap.bytes)
                 done = self._rewrite(old, snap, progress)
             finally:
                 old.release()
@@ -318,28 +314,24 @@ class OpCore:
                 progress(done, total)
 
         try:
-            step(0, len(snap.rows))
+            step(0, snap.live)
             new = AppendFile(temporary)
-            offsets = opcompact.copy_live(old.file, new, snap, step)
-            total = len(snap.rows)
-            checksum = opcompact.checksum(old.file, 0, snap.end, 0, lambda: step(total, total))
-            tail, end = new.length, snap.end
+            index = snap.index(opcompact.copy_live(old.file, new, snap, step))
+            checksum = opcompact.checksum(old.file, 0, snap.end, 0, lambda: step(snap.live, snap.live))
+            end = snap.end
             while old.file.length - end > opcompact.CATCH_UP:
-                start, end = end, opcompact.copy_tail(old.file, new, end, old.file.length)
-                checksum = opcompact.checksum(old.file, start, end, checksum)
+                start, end = end, old.file.length
+                checksum = self._catch_up(old, new, index, start, end, checksum)
             with self._exclusive():
                 if self._broken:
                     raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
                 before = old.file.length
-                opcompact.copy_tail(old.file, new, end, before)
-                if opcompact.checksum(old.file, end, before, checksum) != old.file.checksum:
-                    raise StorageError(
-                        f"Cannot compact {self.path}: it was changed or damaged while in use. Stop the daemon, "
-                        "and run `backrest oplog verify`."
-                    )
-                new.append([mark(self._index.highest_id, self._index.highest_modno)])
-                column = opcompact.moved(self._index, snap, offsets, tail)
-                self._take_place(temporary, new, column)
+                checksum = self._catch_up(old, new, index, end, before, checksum)
+                if checksum != old.file.checksum or index.live_bytes != self._index.live_bytes:
+                    raise self._damaged()
+                index.highest_id, index.highest_modno = self._index.highest_id, self._index.highest_modno
+                new.append([mark(index.highest_id, index.highest_modno)])
+                self._take_place(temporary, new, index)
                 return Compacted(before, new.length)
         except BaseException:
             if self._file.file is not new:
@@ -348,9 +340,25 @@ class OpCore:
                     new.close()
             raise
 
-    def _take_place(self, temporary: str, new: AppendFile, offsets: array[int]) -> None:
+    def _catch_up(
+        self, old: LogFile, new: AppendFile, index: Index, start: int, end: int, checksum: int
+    ) -> int:
+        """What was appended to the old file goes into the new one and its index. The checksum of the old one up to
+        ``end``."""
+        place = new.length
+        opcompact.copy_tail(old.file, new, start, end)
+        if opload.read_on(index, new, place) is not None:
+            raise self._damaged()
+        return opcompact.checksum(old.file, start, end, checksum)
+
+    def _damaged(self) -> StorageError:
+        return StorageError(
+            f"Cannot compact {self.path}: it was changed or damaged while in use. Stop the daemon, and run "
+            "`backrest oplog verify`."
+        )
+
+    def _take_place(self, temporary: str, new: AppendFile, index: Index) -> None:
         """The new file becomes the log. Called under the lock of the commits."""
-        index = self._index
         try:
             syscalls.disk.rename(temporary, os.path.realpath(self.path))
         except OSError as error:
@@ -358,9 +366,7 @@ class OpCore:
         new.path = self.path
         old = self._file
         with self._lock:
-            index.offsets = offsets
-            if len(index.ids) > index.live + index.live // 8:
-                self._index = index.squeezed()
+            self._index = index
             self._file = LogFile(new)
         old.retire()
         self._written = False

@@ -266,31 +266,6 @@ class Index:
                     modnos.append(column[row])
         return originals, modnos
 
-    # Housekeeping
-
-    def squeezed(self) -> Index:
-        """A copy without the deleted rows, and the groups and flows that only they used. Marks stay."""
-        new = Index()
-        new.highest_id, new.highest_modno = self.highest_id, self.highest_modno
-        new.live, new.live_bytes = self.live, self.live_bytes
-        rows = list(self.live_rows())
-        for mine, theirs in zip(new.columns(), self.columns(), strict=True):
-            mine.extend(array(theirs.typecode, [theirs[row] for row in rows]))
-        renumbered = {number: new.group(self.metas[number]) for number in sorted(set(new.groups))}
-        new.groups = array("I", [renumbered[number] for number in new.groups])
-        members: dict[str, list[int]] = {}
-        for row, group in enumerate(new.groups):
-            members.setdefault(new.metas[group].origin, []).append(row)
-        for keyid, of_origin in members.items():
-            origin = new.origins[keyid]
-            origin.count = len(of_origin)
-            if keyid:
-                origin.rows = SortedMap(sorted((new.originals[row], row) for row in of_origin))
-                alive = {new.flows[row] for row in of_origin}
-                kept = ((o, f) for o, f in self.origins[keyid].flows.items() if f in alive)
-                origin.flows = SortedMap(kept)
-        return new
-
 
 def as_meta(parts: tuple[Any, ...]) -> Meta:
     """ValueError for what is no Meta."""

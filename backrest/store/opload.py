@@ -135,6 +135,11 @@ def read_into(index: Index, read: Read, length: int, progress: Progress | None =
         return _read_all(index, Blocks(read, length), length, progress)
 
 
+def read_on(index: Index, file: AppendFile, start: int) -> BadLine | None:
+    """As ``read_into``, from a line in the middle on: for an index of all before it."""
+    return _read_all(index, Blocks(file.read, file.length, start), file.length, None)
+
+
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Millions of dicts come and go, none in a cycle: the collector would look for some all the time (8 %)."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from operator import lt
 
 # Merging sorts everything anew: rarely enough that a thousand stragglers do not cost a thousand sorts.
 _WAIT = 1024
@@ -33,6 +35,19 @@ class SortedMap:
         """The map that gave these ``arrays``; they are taken, not copied."""
         new = cls()
         new._keys, new._values = keys, values
+        return new
+
+    @classmethod
+    def sorting(cls, keys: array[int], values: array[int]) -> SortedMap:
+        """A map of keys in any order, each there once. The arrays are taken."""
+        if not all(map(lt, keys, islice(keys, 1, None))):
+            both = sorted(zip(keys, values, strict=True))
+            keys, values = array("q", [key for key, _ in both]), array("q", [value for _, value in both])
+        return cls.of(keys, values)
+
+    def copy(self) -> SortedMap:
+        new = self.of(self._keys[:], self._values[:])
+        new._extra = self._extra.copy()
         return new
 
     def __len__(self) -> int:
