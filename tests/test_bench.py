@@ -14,7 +14,9 @@ import pytest
 from processes import Machine
 
 ROOT = Path(__file__).parent.parent
-ROWS = ("first-sync", "reconnect", "live", "idle", "storm", "open-log", "help")
+ROWS = (
+    "first-sync", "reconnect", "live", "idle", "storm", "open-log", "query", "verify", "repair", "compact", "help",
+)  # fmt: skip
 
 
 def bench(*args: str) -> subprocess.CompletedProcess[str]:

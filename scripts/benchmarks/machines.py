@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,13 @@ BACKREST = [sys.executable, "-m", "backrest"]
 GRANT = parse_grant("read-operations=*")
 TICKS = os.sysconf("SC_CLK_TCK")
 LOOK_S = 0.002  # between two looks at a file's length: a hundredth of the shortest time that is told apart
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory that goes away again."""
+    with tempfile.TemporaryDirectory(prefix="backrest-bench.") as name:
+        yield Path(name)
 
 
 class Machine:

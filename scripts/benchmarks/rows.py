@@ -10,13 +10,10 @@ import os
 import resource
 import statistics
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,52 +22,11 @@ import trio
 from backrest.admin import client as admin
 from backrest.app import COLLECT_AFTER, COLLECT_OLDER
 from backrest.crypto.tokens import PairingToken
-from backrest.store.oplog import OpLog
 from backrest.wire import codec
-from benchmarks import operations
+from benchmarks import logs, operations
 from benchmarks.light import LightClient, Target
-from benchmarks.machines import BACKREST, LOOK_S, TICKS, Daemon, Machine, memory_mib
-
-Figures = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Other:
-    """A hub of another implementation: ``token`` lets light clients in, ``pid`` is its process if that is known."""
-
-    url: str
-    token: str
-    pid: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """``size`` is the row's own. ``light``: with light clients where there is a choice; so is ``other`` measured."""
-
-    size: int
-    clients: int = 100
-    seconds: float = 10.0
-    light: bool = False
-    other: Other | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    measure: Callable[[Options], Figures]
-    size: int
-    what: str  # the size counts
-    elsewhere: bool = False  # can be measured of another hub too
-    by_process: bool = False  # and only by looking at its process
-
-    def beside(self, pid: int) -> bool:
-        """Whether another hub, whose process is ``pid`` or (0) not known, can be measured."""
-        return self.elsewhere and (pid != 0 or not self.by_process)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="backrest-bench.") as name:
-        yield Path(name)
+from benchmarks.machines import BACKREST, LOOK_S, TICKS, Daemon, Machine, memory_mib, scratch
+from benchmarks.model import Figures, Options, Row
 
 
 class _Hub:
@@ -101,7 +57,7 @@ def _hub_for(options: Options, clients: Sequence[LightClient]) -> Iterator[_Hub]
         token = PairingToken.parse(other.token)
         yield _Hub(Target(other.url, token.keyid, token.instance_id, token.secret), other.pid)
         return
-    with _scratch() as directory:
+    with scratch() as directory:
         hub = Machine(directory, "hub")
         hub.let_in((client.name, client.identity.keyid) for client in clients)
         with hub.serving() as daemon:
@@ -120,7 +76,7 @@ def _light(count: int, held: int = 0) -> list[LightClient]:
 def first_sync(options: Options) -> Figures:
     if options.light:
         return trio.run(_first_sync_light, options)
-    with _scratch() as directory:
+    with scratch() as directory:
         hub, client = Machine(directory, "hub"), Machine(directory, "client")
         hub.let_in([(client.name, client.identity.keyid)])
         history = directory / "history.jsonl"
@@ -205,7 +161,7 @@ def live(options: Options) -> Figures:
 
 async def _live(options: Options) -> Figures:
     others = _light(max(options.clients - 1, 0))
-    with _scratch() as directory:
+    with scratch() as directory:
         hub, client = Machine(directory, "hub"), Machine(directory, "client")
         hub.let_in([(c.name, c.identity.keyid) for c in others] + [(client.name, client.identity.keyid)])
         with hub.serving() as daemon:
@@ -338,48 +294,6 @@ async def _all_at_once(clients: Sequence[LightClient], hub: _Hub) -> float:
 # --- one process
 
 
-_OPEN = """
-import sys, time
-from backrest.store.oplog import OpLog
-from benchmarks.machines import memory_mib
-before, start = memory_mib("self", "VmHWM"), time.monotonic()
-log = OpLog.open(sys.argv[1])
-print(time.monotonic() - start, memory_mib("self", "VmHWM"), before)
-"""
-
-
-def open_log(options: Options) -> Figures:
-    with _scratch() as directory:
-        path = directory / "oplog.jsonl"
-        log = OpLog.open(path)
-        batch = 4096
-        for start in range(0, options.size, batch):
-            some = [operations.make(n + 1, "laptop") for n in range(start, min(start + batch, options.size))]
-            log.apply(f"ed25519.{start // batch % 50}", some, [])  # fifty clients
-        log.close()
-        del log
-        seconds, peak, before = _opened(path)
-        (directory / "oplog.index").unlink(missing_ok=True)
-        alone, alone_peak, _ = _opened(path)
-    return {
-        "wall_s": seconds,
-        "each_us": seconds / options.size * 1e6,
-        "peak_mib": peak,
-        "each_bytes": (peak - before) * (1 << 20) / options.size,
-        "log_alone_s": alone,
-        "log_alone_each_us": alone / options.size * 1e6,
-        "log_alone_peak_mib": alone_peak,
-    }
-
-
-def _opened(path: Path) -> tuple[float, float, float]:
-    """(seconds, MiB at the highest, MiB before) of opening a log in a process of its own."""
-    command = [sys.executable, "-c", _OPEN, str(path)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    seconds, peak, before = map(float, out.split())
-    return seconds, peak, before
-
-
 def help_(options: Options) -> Figures:
     """``size`` runs; the first is not counted, it fills the disk's cache."""
     run = partial(subprocess.run, [*BACKREST, "--help"], check=True, stdout=subprocess.DEVNULL)
@@ -405,6 +319,10 @@ ROWS = {
     "live": Row(live, 200, "changes"),
     "idle": Row(idle, 100, "clients", elsewhere=True, by_process=True),
     "storm": Row(storm, 200, "clients", elsewhere=True),
-    "open-log": Row(open_log, 100_000, "operations"),
+    "open-log": Row(logs.open_log, 100_000, "operations"),
+    "query": Row(logs.query, 100_000, "operations"),
+    "verify": Row(logs.verify, 100_000, "operations"),
+    "repair": Row(logs.repair, 100_000, "operations"),
+    "compact": Row(logs.compact, 100_000, "operations"),
     "help": Row(help_, 30, "runs"),
 }
