@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -269,12 +268,11 @@ async def test_hostile_ids_and_texts_in_a_manifest_and_in_operations_do_no_harm(
 
 
 def test_masking_takes_linear_time() -> None:
-    """A peer's view is masked in the event loop; these took half a minute for 16 KB."""
-    started = time.process_time()
+    """A peer's view is masked in the event loop. Where one of these takes the square of its length (half a minute for
+    16 KB, once), this test takes hours, and so fails without a clock of its own."""
     for text in ("a", "pass", "?", "?pass", "a.", "http://", "&key", "?=", "-"):
         long = text * (400_000 // len(text))
         mask.masked_repo(wire.config.Repo(id="a", uri=long, flags=[long], env=[f"{long}=b"]))
-    assert time.process_time() - started < 15  # it takes a fraction of it
 
 
 async def test_a_view_too_large_to_keep_is_not_kept(autojump_clock: MockClock, world: World) -> None:
