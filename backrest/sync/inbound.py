@@ -7,7 +7,6 @@ the reader goes on meanwhile, as far as the queue's bound allows. Facts: PROTOCO
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -161,10 +160,12 @@ class Inbound:
         """The task that stores what was received, for as long as the session lives."""
         while True:
             while not self._queue:
-                asking = self._pacer is not None and self._pacer.waiting
-                with trio.move_on_after(ANSWER_DUE_S if asking else math.inf) as overdue:
+                if self._pacer is None or not self._pacer.waiting:
                     await self._work.wait()
-                if overdue.cancelled_caught and self._pacer is not None:
+                    continue
+                with trio.move_on_after(ANSWER_DUE_S) as overdue:
+                    await self._work.wait()
+                if overdue.cancelled_caught:
                     await self._request(self._pacer.idle())
             size, item = self._queue.popleft()
             if isinstance(item, Manifest):

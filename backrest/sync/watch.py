@@ -27,11 +27,19 @@ Subscribe = Callable[[Callable[..., None]], Callable[[], None]]
 def waking(subscribe: Subscribe, wake: Callable[[], None]) -> Iterator[None]:
     """While the block runs, each call of the store's listener calls ``wake`` in this event loop, soon after."""
     token = trio.lowlevel.current_trio_token()
+    waiting = False  # for the loop to run: of many changes before that, one call is enough
 
     def listener(*_: object) -> None:
-        with suppress(trio.RunFinishedError):  # the program is ending: nobody waits any more
-            # idempotent: of many changes before the loop runs again, one call is kept
-            token.run_sync_soon(wake, idempotent=True)
+        nonlocal waiting
+        if not waiting:
+            waiting = True
+            with suppress(trio.RunFinishedError):  # the program is ending: nobody waits any more
+                token.run_sync_soon(run)
+
+    def run() -> None:
+        nonlocal waiting
+        waiting = False  # first: a change that comes from now on calls again
+        wake()
 
     unsubscribe = subscribe(listener)
     try:
