@@ -277,6 +277,45 @@ def test_failed_sync_and_failed_truncate_is_mended_before_the_next_append(tmp_pa
     assert list(everything(reopened(log))) == [*before, 5]
 
 
+def test_refused_write_does_not_come_back_by_a_clean_end(tmp_path: Path) -> None:
+    """Its sync failed, and cutting it off too; then the disk is well again, and nothing more is added."""
+
+    class Twice(TestDisk):
+        def fsync(self, fd: int) -> None:
+            raise broken_disk()
+
+        def truncate(self, fd: int, length: int) -> None:
+            raise broken_disk()
+
+    log = prepared(tmp_path / "oplog.jsonl")
+    reopened(log).close()
+    log = OpLog.open(log.path)
+    with using(Twice()), pytest.raises(StorageError):
+        log.add([op(display_message="refused")])
+    assert b"refused" in Path(log.path).read_bytes()
+    reopened(log).close()
+    assert b"refused" not in Path(log.path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "marks", [b'"highestId":"%d","highestModno":"5"', b'"highestId":"5","highestModno":"%d"']
+)
+def test_log_whose_numbers_cannot_be_right_is_read_and_not_added_to(tmp_path: Path, marks: bytes) -> None:
+    path = tmp_path / "oplog.jsonl"
+    for highest, works in ((1 << 62, True), ((1 << 62) + 1, False)):
+        path.write_bytes(b' {"oplog":1,' + marks % highest + b"}\n")
+        log = OpLog.open(path)
+        if works:
+            log.add([op()])
+        else:
+            with pytest.raises(StorageError, match="no numbers left"):
+                log.add([op()])
+            with pytest.raises(StorageError, match="no numbers left"):
+                log.apply(PEER, [received(1)])
+        assert len(everything(log)) == works
+        reopened(log).close()
+
+
 def test_failure_reaches_everybody_who_shared_the_write(log: OpLog) -> None:
     class Failing(SlowDisk):
         def fsync(self, fd: int) -> None:

@@ -123,6 +123,55 @@ def test_reading_and_writing_go_on_during_a_compaction(log: OpLog, monkeypatch: 
     assert everything(reopened(log)) == expected
 
 
+def test_flow_that_is_left_during_a_compaction_keeps_its_number(log: OpLog) -> None:
+    log.apply(PEER, [received(1, modno=1, flow_id=5)])
+
+    def meanwhile(done: int, total: int) -> None:
+        log.apply(PEER, [received(1, modno=2, flow_id=6)])
+
+    log.compact(meanwhile)
+    before = log.get(log.apply(PEER, [received(2, flow_id=5)]).stored[0])
+    again = reopened(log)
+    after = again.get(again.apply(PEER, [received(3, flow_id=5)]).stored[0])
+    again.close()
+    assert before.flow_id == after.flow_id
+
+
+@pytest.mark.parametrize("by", ["another log", "nothing", "a longer one"])
+def test_nothing_is_renamed_over_a_log_that_is_not_ours_any_more(log: OpLog, by: str) -> None:
+    """A backup put back while the daemon runs, a second program: what they hold must not be lost to a compaction."""
+    fill(log)
+    path = Path(log.path)
+    if by == "another log":
+        other = OpLog.open(path.with_name("restored"))
+        other.add([op(display_message="restored")])
+        other.close()
+        path.with_name("restored").replace(path)
+    elif by == "nothing":
+        path.unlink()
+    else:
+        with path.open("ab") as file:
+            file.write(b'{"deleted":["1"]}\n')
+    content = path.read_bytes() if path.exists() else None
+    with pytest.raises(StorageError, match="while in use: restart the program"):
+        log.compact()
+    assert (path.read_bytes() if path.exists() else None) == content
+    assert beside(log) == (["oplog.jsonl"] if content else [])
+    with pytest.raises(StorageError):
+        log.add([op()])
+
+
+def test_what_a_killed_compaction_left_goes_at_the_next_start(log: OpLog) -> None:
+    """However recent it is: it is as large as the log, and a daemon that is killed again and again makes many."""
+    fill(log)
+
+    steps = count_steps(log.compact)
+    with using(TestDisk(steps // 2)), pytest.raises(Died):
+        log.compact()
+    assert len(beside(log)) == 2
+    assert beside(reopened(log)) == ["oplog.jsonl"]
+
+
 def test_nobody_waits_while_the_new_index_is_made(log: OpLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a million operations that takes seconds: who reads and who writes must not notice."""
     fill(log)

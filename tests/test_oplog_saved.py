@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from oplog_world import OTHER, PEER, QuickDisk, everything, op, received
 from store_disk import TestDisk, broken_disk, full_disk, using
@@ -164,6 +166,38 @@ def test_damaged_index_is_put_aside_for_the_log(tmp_path: Path) -> None:
         saved(path).write_bytes(damaged)
         assert outcome(path) == good
         assert saved(path).read_bytes() == index  # written anew
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        5,
+        {"length": None},
+        {"rows": 1 << 60},
+        {"rows": "x"},
+        {"groups": [["", ""]]},
+        {"origins": [7]},
+        {"highestId": "x", "rows": 3},
+    ],
+    ids=str,
+)
+def test_index_that_is_whole_and_odd_keeps_no_log_from_opening(tmp_path: Path, odd: Any) -> None:
+    """Whoever can write there can make its checksum; it must not take more than removing it."""
+    path = tmp_path / "oplog.jsonl"
+    data, _ = make(path)
+    path.write_bytes(data)
+    saved(path).unlink()
+    good = outcome(path)
+    path.write_bytes(data)
+    header: Any = odd
+    if isinstance(odd, dict):
+        sound = {"length": len(data), "crc32": zlib.crc32(data), "rows": 0, "groups": [], "origins": []}
+        marks = {"highestId": 0, "highestModno": 0, "live": 0, "liveBytes": 0}
+        header = opsaved._FORMAT | sound | marks | odd
+    image = orjson.dumps(header) + b"\n"
+    saved(path).write_bytes(image + zlib.crc32(image).to_bytes(4, "big"))
+    assert outcome(path) == good
 
 
 @pytest.mark.parametrize("what", ["directory", "pipe", "link", "unreadable"])

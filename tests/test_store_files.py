@@ -500,6 +500,16 @@ def test_removed_lock_file_is_noticed_when_taking_it(tmp_path: Path) -> None:
     lock.release()
 
 
+def test_removing_the_lock_file_lets_no_second_process_in(tmp_path: Path) -> None:
+    paths = paths_in(tmp_path)
+    with DirLock(paths):
+        paths.lock.unlink()
+        with pytest.raises(LockedError, match="works on"):
+            DirLock(paths).acquire()
+    with DirLock(paths):
+        pass
+
+
 def test_lock_is_no_link_to_another_file(tmp_path: Path) -> None:
     """Attack: in a shared directory, a link named ``lock`` would have us truncate somebody's file."""
     paths = paths_in(tmp_path)

@@ -122,14 +122,15 @@ def rename_durably(source: str | os.PathLike[str], target: str | os.PathLike[str
         raise storage_error("replace", target, error) from error
 
 
-def sweep_temps(path: str | os.PathLike[str]) -> None:
-    """Remove what a killed process left beside the file: it may hold secrets. Recent ones may be in use."""
+def sweep_temps(path: str | os.PathLike[str], older_than_s: float = STALE_TEMP_S) -> None:
+    """Remove what a killed process left beside the file: it may hold secrets, or be as large as the file. Recent ones
+    may be in use, unless the caller knows that nobody else works on this file."""
     directory, name = os.path.split(os.path.realpath(path))
-    oldest = time.time() - STALE_TEMP_S
+    oldest = time.time() - older_than_s
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             ours = entry.name.startswith(f".{name}.") and entry.name.endswith(".tmp")
-            if ours and entry.stat(follow_symlinks=False).st_mtime < oldest:
+            if ours and entry.stat(follow_symlinks=False).st_mtime <= oldest:
                 discard(entry.path)
 
 

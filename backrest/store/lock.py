@@ -14,56 +14,69 @@ from backrest.store.syscalls import storage_error, write_all
 
 
 class DirLock:
-    """One process works on a data directory: an flock on its file ``lock``. Use as a context manager.
+    """One process works on a data directory: an flock on its file ``lock``, and on the directory itself, for people
+    who remove the file to get rid of a lock. Use as a context manager.
 
     The kernel releases it however the process ends, and programs that we start do not inherit it. The file
-    itself stays: removing it would let two processes lock two files of the same name.
+    itself stays: its name is that of the holder.
     Cannot promise: anything between machines on a network file system without locks.
     """
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._fd = -1
+        self._fds: list[int] = []  # of the file, and of the directory
 
     def acquire(self) -> None:
         """Take the lock, making the directory when it is absent. LockedError names the holder."""
-        if self._fd >= 0:
+        if self._fds:
             raise LockedError(f"This process has locked {self._paths.data_dir} already.")
         private_dir(self._paths.data_dir)
         path = os.fspath(self._paths.lock)
-        while True:
-            try:
-                fd = syscalls.disk.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            except OSError as error:
-                raise storage_error("open", path, error) from error
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The file may have been removed and made anew between open and flock.
-                if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
-                    break
-            except BlockingIOError:
-                holder = _pid_in(fd)
-                syscalls.disk.close(fd)
-                raise LockedError(
-                    f"Another backrest process ({holder}) works on {self._paths.data_dir}: "
-                    f"stop it, or give another --data-dir."
-                ) from None
-            except OSError as error:
-                syscalls.disk.close(fd)
-                raise storage_error("lock", path, error) from error
-            syscalls.disk.close(fd)
-        self._fd = fd
+        try:
+            self._lock_file(path)
+            self._lock_directory()
+        except BlockingIOError:
+            self._close()
+            raise LockedError(
+                f"Another backrest process ({_holder(path)}) works on {self._paths.data_dir}: "
+                f"stop it, or give another --data-dir."
+            ) from None
+        except OSError as error:
+            self._close()
+            raise storage_error("lock", path, error) from error
         with contextlib.suppress(OSError):  # only a help for people: a full disk must not stop us here
-            syscalls.disk.truncate(fd, 0)
-            write_all(fd, b"%d\n" % os.getpid(), 0)
+            syscalls.disk.truncate(self._fds[0], 0)
+            write_all(self._fds[0], b"%d\n" % os.getpid(), 0)
+
+    def _lock_file(self, path: str) -> None:
+        while True:
+            self._fds = [syscalls.disk.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)]
+            fcntl.flock(self._fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file may have been removed and made anew between open and flock.
+            if os.path.exists(path) and os.path.samestat(os.fstat(self._fds[0]), os.stat(path)):
+                return
+            self._close()
+
+    def _lock_directory(self) -> None:
+        self._fds.append(os.open(self._paths.data_dir, os.O_RDONLY | os.O_DIRECTORY))
+        try:
+            fcntl.flock(self._fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a network file system, which locks only what is open for writing: the file must do
+            pass
 
     def release(self) -> None:
         """Give it up. Releasing twice is allowed."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        if self._fds:
             with contextlib.suppress(OSError):
-                syscalls.disk.truncate(fd, 0)
+                syscalls.disk.truncate(self._fds[0], 0)
+            self._close()
+
+    def _close(self) -> None:
+        for fd in reversed(self._fds):
             syscalls.disk.close(fd)
+        self._fds = []
 
     def __enter__(self) -> DirLock:
         self.acquire()
@@ -78,6 +91,11 @@ class DirLock:
         self.release()
 
 
-def _pid_in(fd: int) -> str:
-    text = os.pread(fd, 32, 0).strip()
+def _holder(path: str) -> str:
+    """For people: what the holder wrote into the file."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(32).strip()
+    except OSError:
+        text = b""
     return f"pid {int(text)}" if text.isdigit() else "pid unknown"

@@ -17,6 +17,7 @@ nobody was told that it was stored, and a caller that tries again may then find 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections import deque
@@ -89,12 +90,14 @@ class OpCore:
         first_modno: int = 0,
     ) -> Self:
         """Open, or create, with modnos above ``first_modno``. What a power cut left of a last, unacknowledged write is
-        cut off.
+        cut off. The caller holds the lock of the data directory: what lies beside is nobody's.
 
         Raises CorruptError (file, line, reason; nothing is changed) or StorageError.
         """
-        sweep_temps(path)
-        sweep_temps(opsaved.path_of(os.fspath(path)))
+        # At once, and not when they are old: of a log that is killed while it compacts, again and again, each leaves
+        # one as large as itself.
+        sweep_temps(path, older_than_s=-math.inf)
+        sweep_temps(opsaved.path_of(os.fspath(path)), older_than_s=-math.inf)
         if not os.path.lexists(path):
             atomic_write(path, mark(0, first_modno))
         file = AppendFile(path)
@@ -113,9 +116,14 @@ class OpCore:
         with self._commits:
             if self._broken == _CLOSED:
                 return
-            if self._written and not self._broken:
-                try:  # only a help to later diagnosis (opformat.py): what was acknowledged is safe already
-                    self._append([mark(self._index.highest_id, self._index.highest_modno)[1:]])
+            if not self._broken:
+                try:
+                    if (
+                        self._written
+                    ):  # a help to later diagnosis (opformat.py): what was acknowledged is safe already
+                        self._append([mark(self._index.highest_id, self._index.highest_modno)[1:]])
+                    else:
+                        self._file.file.append(())  # what a refused write may have left must not come back
                 except StorageError as error:
                     log.warning("closing the operation log: %s", error)
                 self._write(self._image())
@@ -325,6 +333,9 @@ class OpCore:
             with self._exclusive():
                 if self._broken:
                     raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
+                # The log must still be the file that we know: over one that was put in its place, or that another
+                # program has written to, nothing is renamed.
+                old.file.append(())
                 before = old.file.length
                 checksum = self._catch_up(old, new, index, end, before, checksum)
                 if checksum != old.file.checksum or index.live_bytes != self._index.live_bytes:

@@ -126,7 +126,7 @@ def load(file: AppendFile, progress: Progress | None) -> tuple[Index, int, int] 
         header = _header(saved)
         if header is not None and _belongs(header, file, progress):
             return _index(header, saved), header["length"], header["crc32"]
-    except (OSError, ValueError) as error:  # the disk fails: then the log is all there is
+    except Exception as error:  # the disk fails, or somebody else wrote it: then the log is all there is
         log.info("%s cannot be read: %s", path, error)
     finally:
         os.close(fd)

@@ -31,6 +31,9 @@ class Snapshot:
         self.live, self.bytes = index.live, index.live_bytes
         self._index = index
         self._groups = index.groups[:]
+        self._flow_of = index.flows[
+            :
+        ]  # else the flow of a line that is copied could look as if nobody used it
         self._offsets, self._lengths = index.offsets[:], index.lengths[:]
         self._metas = index.metas[:]
         self._flows = {keyid: origin.flows.copy() for keyid, origin in index.origins.items()}
@@ -49,7 +52,7 @@ class Snapshot:
             (new.ids, old.ids),
             (new.lengths, self._lengths),
             (new.modnos, old.modnos),
-            (new.flows, old.flows),
+            (new.flows, self._flow_of),
             (new.starts, old.starts),
             (new.originals, old.originals),
             (new.snapshots, old.snapshots),

@@ -16,7 +16,7 @@ from typing import cast
 
 import orjson
 
-from backrest.errors import NotFoundError, UserError
+from backrest.errors import NotFoundError, StorageError, UserError
 from backrest.store.opbulk import take_rows
 from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
 from backrest.store.opformat import (
@@ -47,6 +47,11 @@ class Applied:
     closed: bool = False  # nothing was stored: the peer had lost its rights when its turn came
 
 
+# No log has counted so far by itself: a line was made or changed by something else. What is behind it would not fit
+# into 64 bits any more, and a commit must not notice that half way.
+_USED_UP = 1 << 62
+
+
 class Stage:
     """The index and, on top of it, what the requests of this commit have changed so far."""
 
@@ -60,6 +65,10 @@ class Stage:
         self._read_line = read_line
         self.highest_id = index.highest_id
         self.highest_modno = index.highest_modno
+        if max(self.highest_id, self.highest_modno) > _USED_UP:
+            raise StorageError(
+                "The operation log has no numbers left: its highest id or modno cannot be right. Nothing can be added."
+            )
         self._staged: dict[int, tuple[Row, bytes] | None] = {}  # None: deleted in this commit
         # by the key id of a peer: its numbers -> ours, of what this commit stores
         self._originals: dict[str, dict[int, int]] = {}
