@@ -256,14 +256,17 @@ def test_write_that_fails_at_any_step_changes_nothing(
         reopened(log).close()
 
 
+class Stuck(TestDisk):
+    """Writes, and neither syncs nor cuts off."""
+
+    def fsync(self, fd: int) -> None:
+        raise broken_disk()
+
+    def truncate(self, fd: int, length: int) -> None:
+        raise broken_disk()
+
+
 def test_failed_sync_and_failed_truncate_is_mended_before_the_next_append(tmp_path: Path) -> None:
-    class Stuck(TestDisk):
-        def fsync(self, fd: int) -> None:
-            raise broken_disk()
-
-        def truncate(self, fd: int, length: int) -> None:
-            raise broken_disk()
-
     log = prepared(tmp_path / "oplog.jsonl")
     before, size = everything(log), log.size
     with using(Stuck()):
@@ -280,17 +283,10 @@ def test_failed_sync_and_failed_truncate_is_mended_before_the_next_append(tmp_pa
 def test_refused_write_does_not_come_back_by_a_clean_end(tmp_path: Path) -> None:
     """Its sync failed, and cutting it off too; then the disk is well again, and nothing more is added."""
 
-    class Twice(TestDisk):
-        def fsync(self, fd: int) -> None:
-            raise broken_disk()
-
-        def truncate(self, fd: int, length: int) -> None:
-            raise broken_disk()
-
     log = prepared(tmp_path / "oplog.jsonl")
     reopened(log).close()
     log = OpLog.open(log.path)
-    with using(Twice()), pytest.raises(StorageError):
+    with using(Stuck()), pytest.raises(StorageError):
         log.add([op(display_message="refused")])
     assert b"refused" in Path(log.path).read_bytes()
     reopened(log).close()
