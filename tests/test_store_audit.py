@@ -107,7 +107,7 @@ def test_altered_line_with_a_new_hash_of_its_own_breaks_the_chain(tmp_path: Path
     path = tmp_path / "a"
     lines = written(path)
     other = written(tmp_path / "b", 1)[0].replace(b"ed25519.0", b"ed25519.9")
-    body = other[: -audit._SEAL - 1]
+    body = other[: other.index(b',"hash":')]
     digest = audit.hashlib.sha256(body).hexdigest().encode()
     path.write_bytes(b"".join([body + b',"hash":"' + digest + b'"}\n', *lines[1:]]))
     with pytest.raises(CorruptError) as caught:
@@ -137,18 +137,135 @@ def test_last_line_whose_blocks_were_stored_in_disorder_is_cut(tmp_path: Path) -
     assert verify(path) == 3
 
 
+def together(path: Path, count: int = 4) -> list[bytes]:
+    """A log of one event, and of that many that were appended together; returns its lines."""
+    written(path, 1)
+    log = AuditLog.open(path)
+    log.append_all([("let-in", {"keyid": f"ed25519.{number}", "text": "x" * 99}) for number in range(count)])
+    log.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def events(path: Path) -> list[str]:
+    return [entry["event"] for entry in audit.read(path)]
+
+
+def test_lines_of_one_append_but_the_first_begin_with_a_space(tmp_path: Path) -> None:
+    assert [line[:1] for line in together(tmp_path / "a")] == [b"{", b"{", b" ", b" ", b" "]
+    assert [line[:1] for line in written(tmp_path / "a", 2)[-2:]] == [b"{", b"{"]
+    assert verify(tmp_path / "a") == 7
+
+
+@pytest.mark.parametrize("at", [1, 2, 4], ids=["first", "in the midst", "last"])
+@pytest.mark.parametrize("hole", [bytes, lambda size: b"\xa5" * size], ids=["zeros", "other bytes"])
+def test_hole_in_an_append_of_several_lines_is_cut_with_what_follows(
+    tmp_path: Path, at: int, hole: Callable[[int], bytes]
+) -> None:
+    path = tmp_path / "a"
+    lines = together(path)
+    for start, end in ((0, 9), (50, 150), (len(lines[at]) - 9, len(lines[at]))):
+        line = lines[at][:start] + hole(end - start) + lines[at][end:]
+        path.write_bytes(b"".join([*lines[:at], line, *lines[at + 1 :]]))
+        assert len(events(path)) == at
+        AuditLog.open(path).close()
+        assert events(path)[at:] == ["torn-tail"]
+        assert list(audit.read(path))[-1]["bytes"] == sum(map(len, lines[at:]))
+        assert verify(path) == at + 1
+
+
+def test_several_holes_in_an_append_are_cut_from_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = together(path)
+    lines[1], lines[2] = bytes(9) + lines[1][9:], lines[2][:50] + bytes(9) + lines[2][59:]
+    lines[4] = lines[4][:-20]
+    path.write_bytes(b"".join(lines))
+    AuditLog.open(path).close()
+    assert events(path) == ["paired", "torn-tail"]
+    assert verify(path) == 2
+
+
+def test_hole_longer_than_any_line_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    lines = written(path, 2)
+    monkeypatch.setattr(audit, "MAX_LINE", 8192)
+    path.write_bytes(b"".join([*lines, lines[0][:50], bytes(20_000)]))
+    AuditLog.open(path).close()
+    assert events(path) == ["paired", "paired", "torn-tail"]
+
+
+@pytest.mark.parametrize("append", [written, together])
+@pytest.mark.parametrize("back", [1, 2])
+def test_edit_that_can_be_read_is_no_crash_and_stays_to_be_found(
+    tmp_path: Path, append: Callable[[Path], list[bytes]], back: int
+) -> None:
+    path = tmp_path / "a"
+    lines = append(path)
+    lines[-back] = lines[-back].replace(b"ed25519", b"ed25510")
+    path.write_bytes(b"".join(lines))
+    written(path, 2)
+    assert path.read_bytes().startswith(b"".join(lines))
+    with pytest.raises(CorruptError, match="altered") as caught:
+        verify(path)
+    assert caught.value.line == len(lines) - back + 1
+
+
+def test_line_taken_out_of_the_last_append_is_no_crash_and_stays_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = together(path)
+    path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    written(path, 1)
+    with pytest.raises(CorruptError, match="does not follow") as caught:
+        verify(path)
+    assert caught.value.line == 3
+
+
+def test_space_put_before_a_line_does_not_make_an_earlier_one_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = written(path)
+    path.write_bytes(b"".join([lines[0], b"unreadable\n", b" " + lines[2]]))
+    before = path.read_bytes()
+    AuditLog.open(path).close()
+    assert path.read_bytes() == before
+    with pytest.raises(CorruptError) as caught:
+        verify(path)
+    assert caught.value.line == 2
+
+
 @pytest.mark.parametrize(
-    "tail",
-    [b"bad\nbad\n", b"bad\nbad\ntorn", b"x" * ((1 << 20) + 1)],
-    ids=["two bad lines", "two bad lines and a torn one", "a long one"],
+    ("tail", "line"),
+    [(b"bad\nbad\n", 4), (b"bad\nbad\ntorn", 4), (b"bad\n bad\nbad\n", 5), (b"x" * (audit.MAX_LINE + 1), 4)],
+    ids=["two bad lines", "two bad lines and a torn one", "an append behind a bad one", "a long one"],
 )
-def test_more_than_a_crash_can_do_is_refused_and_kept(tmp_path: Path, tail: bytes) -> None:
+def test_more_than_a_crash_can_do_is_refused_and_kept(tmp_path: Path, tail: bytes, line: int) -> None:
     path = tmp_path / "a"
     damaged = b"".join(written(path)) + tail
     path.write_bytes(damaged)
-    with pytest.raises(CorruptError):
+    with pytest.raises(CorruptError) as caught:
         AuditLog.open(path)
+    assert caught.value.line == line
     assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    "tail", [b"bad\ntorn", b"bad\n bad\n", b"bad\n\0bad\n"], ids=["a torn one", "a later one", "a hole"]
+)
+def test_bad_lines_that_one_append_can_leave_are_cut(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(written(path)) + tail)
+    AuditLog.open(path).close()
+    assert events(path)[3:] == ["torn-tail"]
+    assert verify(path) == 4
+
+
+def test_damage_before_the_last_append_is_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    lines = written(path)
+    path.write_bytes(b"".join([lines[0], b"unreadable\n", lines[2]]))
+    AuditLog.open(path).close()
+    with pytest.raises(CorruptError, match="line 2"):
+        list(audit.read(path))
+    with pytest.raises(CorruptError, match="line 2"):
+        verify(path)
 
 
 def test_single_torn_line_leaves_an_empty_log(tmp_path: Path) -> None:

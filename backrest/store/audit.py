@@ -4,12 +4,24 @@ A line is ``{"time":...,"event":...,<fields>,"prev":"<hex>","hash":"<hex>"}``. `
 bytes of the line that stand before ``,"hash":``, and ``prev`` is the hash of the line before (64 zeros in the
 first). So a line that was altered, removed or put in shows, wherever it stands. What a chain without a key
 cannot show: lines cut off at the end, or a file that somebody computed anew from a point on.
+
+A line that begins with a space (inside the hash; JSON allows it) was appended together with the line before. When one
+without it was written, all before it was safe on the disk. So a power cut can have damaged only what follows the last
+whole line without a space, and there the disk may have stored its blocks in any order: a hole in the midst, with whole
+lines behind it. From the first line there that is none, ``open`` cuts; nobody was told that it is stored.
+
+A line that can still be read as an entry is never taken for the work of a crash, though its hash is wrong: it stays,
+and ``verify`` names it for ever. So whoever wants an edit to look like a crash must make lines unreadable, and gets no
+more than these and what follows them cut off, with an entry ``torn-tail`` in their place; a cut at the end leaves less.
+Unreadable lines before the last append stay, too. Cannot promise: on a file system that shows old blocks of other files
+after a crash, what they hold may read as an edit, or be more than is taken for a crash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +36,14 @@ from backrest.store.syscalls import storage_error
 
 START = "0" * 64
 _RESERVED = {"time", "event", "prev", "hash"}
-_SEAL = len(b',"hash":"') + 64 + len(b'"}')
+_SEAL = re.compile(rb',"hash":"([0-9a-f]{64})"}\n\Z')
+_SEAL_LENGTH = len(b',"hash":"') + 64 + len(b'"}\n')
 # A peer that is not known yet chooses some of the texts: what one attempt of its costs us on disk is bounded.
 MAX_TEXT = 1024
-# The longest line that we write is far below it; a longer one is not ours, and is not read into memory.
-MAX_LINE = 1 << 20
+# Two lists of MAX_TEXT such texts, each character six bytes of JSON, are below it, and no event has more. A longer line
+# is not ours, and is not read into memory.
+MAX_LINE = 16 << 20
+_ZERO = b"\0"  # what a block that a crash kept from the disk reads as; no line of ours has one
 
 
 class AuditLog:
@@ -44,8 +59,9 @@ class AuditLog:
     def open(
         cls, path: str | os.PathLike[str], *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> AuditLog:
-        """Open, or create with mode 0600. What a power cut left of one unacknowledged line is cut off, and an
-        event ``torn-tail`` says so. Raises StorageError; CorruptError when the end is damaged beyond that.
+        """Open, or create with mode 0600. What a power cut left of an unacknowledged append is cut off from its first
+        damaged line on, and an event ``torn-tail`` says so, with the length and the beginning of what was cut.
+        Raises StorageError; CorruptError when the end is damaged beyond that, and the file is then as it was.
         """
         file = AppendFile(path)
         try:
@@ -56,6 +72,8 @@ class AuditLog:
                 text = file.read(keep, MAX_TEXT).decode("utf-8", "replace")
                 file.cut(keep)
                 log.append("torn-tail", bytes=torn, text=text)
+            else:
+                file.append(())  # a sync: lines that a killed process wrote may be in memory only
             return log
         except BaseException:
             file.close()
@@ -69,7 +87,8 @@ class AuditLog:
         self.append_all([(event, fields)])
 
     def append_all(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """The same for several, with one sync: all of them, or none."""
+        """The same for several, with one sync: all of them, or none. A power cut before this returns may leave the
+        first of them."""
         for _, fields in events:
             if _RESERVED & fields.keys():
                 raise ValueError(f"not for use as fields: {sorted(_RESERVED & fields.keys())}")
@@ -79,7 +98,7 @@ class AuditLog:
                 entry = {"time": time_, "event": _clean(event)}
                 entry |= {name: _clean(value) for name, value in fields.items()}
                 entry["prev"] = last
-                body = orjson.dumps(entry)[:-1]
+                body = b" " * bool(parts) + orjson.dumps(entry)[:-1]
                 last = hashlib.sha256(body).hexdigest()
                 parts += [body, b',"hash":"', last.encode(), b'"}\n']
             if parts:
@@ -93,7 +112,8 @@ class AuditLog:
         return verify(self._file.path, length)
 
     def close(self) -> None:
-        self._file.close()
+        with self._lock:  # a number that is closed under a write may be another file's by then
+            self._file.close()
 
 
 def verify(path: str | os.PathLike[str], length: int | None = None) -> int:
@@ -121,20 +141,23 @@ def verify(path: str | os.PathLike[str], length: int | None = None) -> int:
 def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The events, oldest first, the chain unchecked. CorruptError for a line that is no JSON object.
 
-    A last line without its end is left out: it is just being written, or a crash tore it.
+    What may be an unfinished append is left out from its first such line on: it is just being written, or a crash tore
+    it, and the next ``AuditLog.open`` looks closer.
     """
+    torn = 0
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
-                if len(line) < MAX_LINE and not line.endswith(b"\n"):
-                    return
                 try:
-                    entry = orjson.loads(line)
+                    entry = orjson.loads(line) if line.endswith(b"\n") else None
                 except ValueError:
                     entry = None
                 if not isinstance(entry, dict):
-                    raise CorruptError(os.fspath(path), number, "not a JSON object")
-                yield entry
+                    torn = torn or number
+                elif not torn:
+                    yield entry
+                elif not line.startswith(b" "):  # all before it had been finished
+                    raise CorruptError(os.fspath(path), torn, "not a JSON object")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -142,33 +165,44 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def _find_end(file: AppendFile) -> tuple[int, str]:
-    """Where the last whole line ends, and its hash.
+    """Where the last line ends that a crash has left whole, and its hash, as it says itself.
 
-    A crash can leave a part of one line, and also, since the disk may store its blocks in any order, one
-    whole-looking line with rubbish in it. More than one bad line is not the work of a crash: CorruptError.
+    Goes back to the last whole line that began an append. CorruptError for what no crash leaves: a line that is too
+    long, or a damaged line that begins an append behind another damaged one.
     """
-    end = file.length
-    if end - _line_start(file, end) > MAX_LINE:
-        raise CorruptError(
-            file.path, _count_lines(file, end) + 1, "it is too long for a line of an audit log"
-        )
-    for _ in range(2):
-        end = _line_start(file, end) if end else 0
-        if end == 0:
-            return 0, START
+    keep = end = file.length
+    last: str | None = None  # of the nearest whole line in front of ``keep``
+    foreign = False  # the damaged line at ``keep`` cannot be a later one of an append
+    while end > 0:
         start = _line_start(file, end - 1)
+        line = file.read(start, min(end - start, MAX_LINE))
+        together = line.startswith(b" ")
         try:
-            return end, _check(file.read(start, min(end - start, MAX_LINE)), None)
+            if end - start > MAX_LINE:
+                raise ValueError("it is too long for a line of an audit log")
+            _, says, digest = _parse(line)
         except ValueError as bad:
-            reason, end = str(bad), end - 1
-    number = _count_lines(file, end + 1)
-    raise CorruptError(file.path, number, f"{reason}; set the file aside to start a new one")
+            # A hole can be as long as an append; nothing else that we leave is so long.
+            if foreign or (end - start > MAX_LINE and _ZERO not in line):
+                number = _count_lines(file, start) + 1
+                raise CorruptError(
+                    file.path, number, f"{bad}; set the file aside to start a new one"
+                ) from None
+            keep, last = start, None
+            # A piece without an end can be all that there is of an append.
+            foreign = line.endswith(b"\n") and not together and not line.startswith(_ZERO)
+        else:
+            last = last or says
+            if not together or says != digest:  # an edited line could claim anything, also to be a later one
+                break
+        end = start
+    return keep, last or START
 
 
 def _line_start(file: AppendFile, end: int) -> int:
     """The offset after the last newline in front of ``end``; 0 when there is none."""
     while end > 0:
-        size = min(end, 1 << 16)
+        size = min(end, 1 << 12)
         found = file.read(end - size, size).rfind(b"\n")
         if found >= 0:
             return end - size + found + 1
@@ -180,26 +214,30 @@ def _count_lines(file: AppendFile, end: int) -> int:
     return sum(file.read(at, min(1 << 20, end - at)).count(b"\n") for at in range(0, end, 1 << 20))
 
 
-def _check(line: bytes, prev: str | None) -> str:
-    """The hash of a good line; ValueError says what is wrong. ``prev`` None: any line before is right."""
+def _check(line: bytes, prev: str) -> str:
+    """The hash of a good line; ValueError says what is wrong."""
+    follows, says, digest = _parse(line)
+    if says != digest:
+        raise ValueError("its hash is wrong: the line was altered")
+    if follows != prev:
+        raise ValueError("it does not follow the line before: a line was altered, removed or put in")
+    return digest
+
+
+def _parse(line: bytes) -> tuple[str, str, str]:
+    """(hash of the line before, its own, what its own should be) of a whole line; ValueError when it is none."""
     if not line.endswith(b"\n"):
         raise ValueError("it is not complete")
-    line = line[:-1]
-    body, seal = line[:-_SEAL], line[-_SEAL:]
-    if not (seal.startswith(b',"hash":"') and seal.endswith(b'"}')):
+    seal = _SEAL.search(line, max(0, len(line) - _SEAL_LENGTH))
+    if seal is None:
         raise ValueError("it does not end in a hash")
-    digest = hashlib.sha256(body).hexdigest()
-    if seal != b',"hash":"%s"}' % digest.encode():
-        raise ValueError("its hash is wrong: the line was altered")
     try:
         entry = orjson.loads(line)
     except ValueError:
         raise ValueError("it is not JSON") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("prev"), str):
         raise ValueError("it is not an audit entry")
-    if prev is not None and entry["prev"] != prev:
-        raise ValueError("it does not follow the line before: a line was altered, removed or put in")
-    return digest
+    return entry["prev"], seal[1].decode(), hashlib.sha256(line[: seal.start()]).hexdigest()
 
 
 def _rfc3339(ms: int) -> str:
