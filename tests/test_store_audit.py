@@ -128,6 +128,47 @@ def test_torn_last_line_is_cut_and_told_of(tmp_path: Path) -> None:
             assert entries[2]["text"].encode() == lines[2][:kept].decode(errors="replace").encode()
 
 
+@pytest.mark.parametrize("fault", [full_disk, broken_disk])
+def test_torn_end_is_told_of_as_soon_as_the_disk_takes_it(
+    tmp_path: Path, fault: Callable[[], OSError]
+) -> None:
+    """A full disk must not keep a daemon from starting: what it holds could then not be read."""
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog.open(path)
+    log.append("paired", keyid="a")
+    log.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"time":"2026')
+
+    class Full(TestDisk):
+        def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+            raise fault()
+
+    with using(Full()):
+        log = AuditLog.open(path)
+        assert path.read_bytes() == whole
+        with pytest.raises(StorageError):
+            log.append("refused")
+    log.append("paired", keyid="b")
+    log.append("paired", keyid="c")
+    log.close()
+    entries = list(audit.read(path))
+    assert [entry["event"] for entry in entries] == ["paired", "torn-tail", "paired", "paired"]
+    assert (entries[1]["bytes"], entries[1]["text"]) == (13, '{"time":"2026')
+    assert audit.verify(path) == 4
+
+
+@pytest.mark.parametrize("act", [audit.verify, lambda path: list(audit.read(path))])
+def test_pipe_or_directory_in_its_place_keeps_nobody_waiting(
+    tmp_path: Path, act: Callable[[Path], object]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    for name in ("pipe", "directory"):
+        with pytest.raises(StorageError, match=name):
+            act(tmp_path / name)
+
+
 def test_last_line_whose_blocks_were_stored_in_disorder_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "a"
     lines = written(path)

@@ -19,18 +19,21 @@ after a crash, what they hold may read as an edit, or be more than is taken for 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
-from backrest.errors import CorruptError
+from backrest.errors import CorruptError, StorageError
 from backrest.store.files import AppendFile
 from backrest.store.syscalls import storage_error
 
@@ -54,13 +57,17 @@ class AuditLog:
         self._last = last
         self._now_ms = now_ms
         self._lock = threading.Lock()
+        self._owed: list[
+            tuple[str, Mapping[str, Any]]
+        ] = []  # events of our own, which the next append brings along
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> AuditLog:
         """Open, or create with mode 0600. What a power cut left of an unacknowledged append is cut off from its first
-        damaged line on, and an event ``torn-tail`` says so, with the length and the beginning of what was cut.
+        damaged line on, and an event ``torn-tail`` says so, with the length and the beginning of what was cut: at once,
+        or (the disk is full, say) as soon as anything can be written.
         Raises StorageError; CorruptError when the end is damaged beyond that, and the file is then as it was.
         """
         file = AppendFile(path)
@@ -71,7 +78,9 @@ class AuditLog:
             if torn:
                 text = file.read(keep, MAX_TEXT).decode("utf-8", "replace")
                 file.cut(keep)
-                log.append("torn-tail", bytes=torn, text=text)
+                log._owed.append(("torn-tail", {"bytes": torn, "text": text}))
+                with contextlib.suppress(StorageError):
+                    log.append_all(())
             else:
                 file.append(())  # a sync: lines that a killed process wrote may be in memory only
             return log
@@ -94,7 +103,7 @@ class AuditLog:
                 raise ValueError(f"not for use as fields: {sorted(_RESERVED & fields.keys())}")
         with self._lock:
             time_, last, parts = _rfc3339(self._now_ms()), self._last, list[bytes]()
-            for event, fields in events:
+            for event, fields in (*self._owed, *events):
                 entry = {"time": time_, "event": _clean(event)}
                 entry |= {name: _clean(value) for name, value in fields.items()}
                 entry["prev"] = last
@@ -104,6 +113,7 @@ class AuditLog:
             if parts:
                 self._file.append(parts)
                 self._last = last
+                self._owed.clear()
 
     def verify(self) -> int:
         """As the function below, of what is in the log at this moment, while others go on appending."""
@@ -124,7 +134,7 @@ def verify(path: str | os.PathLike[str], length: int | None = None) -> int:
     """
     last, number = START, 0
     try:
-        with open(path, "rb") as file:
+        with _reading(path) as file:
             while (length is None or file.tell() < length) and (line := file.readline(MAX_LINE)):
                 number += 1
                 try:
@@ -146,7 +156,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
     torn = 0
     try:
-        with open(path, "rb") as file:
+        with _reading(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
                 try:
                     entry = orjson.loads(line) if line.endswith(b"\n") else None
@@ -162,6 +172,15 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         raise storage_error("read", path, error) from error
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """OSError, also for what is no regular file: a named pipe would keep us waiting for ever."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        yield file
 
 
 def _find_end(file: AppendFile) -> tuple[int, str]:
