@@ -106,62 +106,6 @@ def test_every_step_of_the_operation_log_may_fail_once(
     assert sum(map(bool, failed)) > 0.8 * steps  # all but what is only tidying up
 
 
-def test_full_disk_refuses_every_store_and_all_go_on_when_there_is_room(tmp_path: Path) -> None:
-    class Full(QuickDisk):
-        full = False
-
-        def _room(self) -> None:
-            if self.full:
-                raise full_disk()
-
-        def open(self, path: str, flags: int, mode: int = 0o600) -> int:
-            if flags & os.O_CREAT and not os.path.exists(path):
-                self._room()
-            return super().open(path, flags, mode)
-
-        def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-            if self.full and len(data) > 10:  # the last block still has some room
-                return super().write(fd, data[:10], offset)
-            self._room()
-            return super().write(fd, data, offset)
-
-    disk = Full()
-    with using(disk):
-        log = OpLog.open(tmp_path / "oplog.jsonl")
-        trail = AuditLog.open(tmp_path / "audit.jsonl")
-        config = ConfigStore.open(tmp_path / "config.json", environ={})
-        peers = PeerStore.open(tmp_path / "peers.json")
-
-        def write(number: int) -> list[Callable[[], object]]:
-            peers.update("k", message=f"m{number}")
-            return [
-                lambda: log.add([op()]),
-                lambda: log.compact(),
-                lambda: trail.append("told", n=number),
-                lambda: config.transform(lambda draft: setattr(draft, "instance", f"me{number}")),
-                peers.flush,
-            ]
-
-        for work in write(0):
-            work()
-        before = everything(log), config.current, (tmp_path / "config.json").read_bytes()
-        disk.full = True
-        for number in (1, 2, 3):  # and again: each refusal leaves things as they were
-            for work in write(number):
-                with pytest.raises(StorageError, match="no space is left"):
-                    work()
-            assert (everything(log), config.current, (tmp_path / "config.json").read_bytes()) == before
-        disk.full = False
-        for work in write(4):
-            work()
-        assert len(everything(log)) == 2
-        reopened(log).close()
-        trail.close()
-        AuditLog.open(tmp_path / "audit.jsonl").close()
-        assert ConfigStore.open(tmp_path / "config.json", environ={}).current.instance == "me4"
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
-
-
 def test_write_that_the_system_stops_in_its_middle_is_cut_off(tmp_path: Path) -> None:
     log = OpLog.open(tmp_path / "oplog.jsonl")
     log.add([op(), op()])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_disk import TestDisk, count_steps, full_disk, using
+from store_disk import TestDisk, broken_disk, count_steps, full_disk, using
 
 from backrest import wire
 from backrest.errors import CorruptError, NotFoundError, StorageError, UserError
@@ -141,8 +141,11 @@ CHANGES: dict[str, Callable[[PushQueue, Push, Answer], object]] = {
 }
 
 
+@pytest.mark.parametrize("fault", [full_disk, broken_disk])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_full_disk_changes_nothing(path: Path, change: str) -> None:
+def test_a_disk_that_fails_at_any_step_changes_nothing(
+    path: Path, change: str, fault: Callable[[], OSError]
+) -> None:
     def prepared(where: Path) -> tuple[PushQueue, Push, Answer]:
         queue = PushQueue.open(where)
         answer = queue.answer(queue.add("key", "laptop", message()).id, "refused", ["no"])
@@ -154,9 +157,8 @@ def test_a_full_disk_changes_nothing(path: Path, change: str) -> None:
         where = path.with_name(f"{at}.json")
         queue, push, answer = prepared(where)
         before = where.read_bytes(), queue.waiting(), queue.answered()
-        disk = TestDisk(at, full_disk)
         try:
-            with using(disk):
+            with using(TestDisk(at, fault)):
                 CHANGES[change](queue, push, answer)
         except StorageError:
             assert (where.read_bytes(), queue.waiting(), queue.answered()) == before

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from backrest.store import syscalls
 from backrest.store.files import atomic_write, discard, read_file
+from backrest.store.syscalls import storage_error
 
 KEPT = 10
 _STAMP = re.compile(r"[0-9]{4}(-[0-9]{2}){5}(\.[0-9]{4,})?")
@@ -53,9 +55,12 @@ def rewrite(path: Path, fn: Callable[[bytes], bytes]) -> list[Path]:
         except FileNotFoundError:
             continue
         if (new := fn(data)) != data:
-            times = backup.stat()
-            atomic_write(backup, new)
-            os.utime(backup, ns=(times.st_atime_ns, times.st_mtime_ns))
+            try:
+                times = backup.stat()
+                atomic_write(backup, new)
+                syscalls.disk.set_times(os.fspath(backup), (times.st_atime_ns, times.st_mtime_ns))
+            except OSError as error:
+                raise storage_error("write", backup, error) from error
             changed.append(backup)
     return changed
 

@@ -20,7 +20,7 @@ from backrest.errors import StorageError
 from backrest.store import syscalls
 from backrest.store.lock import DirLock
 from backrest.store.paths import Paths, private_dir
-from backrest.store.syscalls import read_file, storage_error, write_all
+from backrest.store.syscalls import read_at, read_file, storage_error, write_all
 
 __all__ = [
     "AppendFile",
@@ -154,7 +154,7 @@ class AppendFile:
                 raise StorageError(f"Cannot append to {self.path}: it is not a regular file.")
             if info.st_mode & 0o077:  # made by hand or unpacked: tighten, where the file system knows modes
                 with contextlib.suppress(OSError):
-                    os.fchmod(self._fd, 0o600)
+                    syscalls.disk.chmod(self._fd, 0o600)
         except OSError as error:
             raise storage_error("open", self.path, error) from error
         self.length = info.st_size
@@ -164,11 +164,13 @@ class AppendFile:
     def _open(self) -> int:
         with contextlib.suppress(FileNotFoundError):
             return syscalls.disk.open(self.path, os.O_RDWR)
-        fd = syscalls.disk.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        whole = os.path.realpath(self.path)  # a symbolic link may lead to where the file is to be
+        fd = syscalls.disk.open(whole, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            syscalls.disk.fsync_dir(os.path.dirname(os.path.abspath(self.path)))
+            syscalls.disk.fsync_dir(os.path.dirname(whole))
         except OSError:
             syscalls.disk.close(fd)
+            discard(whole)  # or the next time it would be there, and nobody would sync its name
             raise
         return fd
 
@@ -206,12 +208,7 @@ class AppendFile:
     def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``offset``; fewer at the end of the file. Safe from any thread."""
         try:
-            parts = []
-            while size > 0 and (part := os.pread(self._fd, size, offset)):
-                parts.append(part)
-                offset += len(part)
-                size -= len(part)
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return read_at(self._fd, size, offset)
         except OSError as error:
             raise storage_error("read", self.path, error) from error
 

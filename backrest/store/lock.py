@@ -7,10 +7,10 @@ import fcntl
 import os
 from types import TracebackType
 
-from backrest.errors import LockedError
+from backrest.errors import LockedError, StorageError
 from backrest.store import syscalls
 from backrest.store.paths import Paths, private_dir
-from backrest.store.syscalls import storage_error, write_all
+from backrest.store.syscalls import read_file, storage_error, write_all
 
 
 class DirLock:
@@ -58,7 +58,7 @@ class DirLock:
             self._close()
 
     def _lock_directory(self) -> None:
-        self._fds.append(os.open(self._paths.data_dir, os.O_RDONLY | os.O_DIRECTORY))
+        self._fds.append(syscalls.disk.open_to_read(os.fspath(self._paths.data_dir), os.O_DIRECTORY))
         try:
             fcntl.flock(self._fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,9 +93,7 @@ class DirLock:
 
 def _holder(path: str) -> str:
     """For people: what the holder wrote into the file."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(32).strip()
-    except OSError:
-        text = b""
+    text = b""
+    with contextlib.suppress(OSError, StorageError):  # the lock is held, whatever the disk makes of its file
+        text = read_file(path, 32).strip()
     return f"pid {int(text)}" if text.isdigit() else "pid unknown"

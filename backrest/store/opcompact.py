@@ -121,7 +121,10 @@ def _copy_batch(source: Source, target: AppendFile, places: list[tuple[int, int]
             raise StorageError(_SHRANK % source.path)
         start = target.append([data])
     else:
-        start = target.append([line + b"\n" for line in read_lines(source, places)])
+        lines = read_lines(source, places)
+        if tuple(map(len, lines)) != lengths:
+            raise StorageError(_SHRANK % source.path)
+        start = target.append([line + b"\n" for line in lines])
     return [*accumulate(lengths[:-1], _next, initial=start)]
 
 

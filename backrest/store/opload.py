@@ -19,7 +19,7 @@ from itertools import accumulate
 import orjson
 
 from backrest.errors import CorruptError
-from backrest.store.files import AppendFile
+from backrest.store.files import AppendFile, discard
 from backrest.store.opbulk import BATCH, runs, take_all
 from backrest.store.opfile import line_number
 from backrest.store.opformat import MAX_LINE, SPACE, is_mark_line, parse_line
@@ -118,14 +118,14 @@ def load(
         bad = replace(bad, number=line_number(file, bad.offset))
     if bad.number == 1 or not is_crash_tail(file.read, file.length, bad):
         raise CorruptError(file.path, bad.number, f"{bad.reason} ({WAY_OUT})")
-    size = file.length - bad.offset
+    size, checksum = file.length - bad.offset, blocks.checksum_at(bad.offset)
     if b"\n" in file.read(bad.offset, min(size, MAX_LINE)):
         kept = set_aside(file, bad.offset)
         log.warning("%s: cut %d bytes of an unfinished write, kept in %s", file.path, size, kept)
     else:
         log.info("%s: cut an unfinished line of %d bytes", file.path, size)
     file.cut(bad.offset)
-    file.checksum = blocks.checksum_at(bad.offset)
+    file.checksum = checksum
     return index
 
 
@@ -245,6 +245,9 @@ def set_aside(file: AppendFile, offset: int) -> str:
         while part := file.read(offset, 8 * BLOCK):
             aside.append([part])
             offset += len(part)
+    except BaseException:
+        discard(aside.path)  # nothing is cut: the next opening makes a whole one
+        raise
     finally:
         aside.close()
     return aside.path

@@ -20,13 +20,13 @@ from typing import Any
 import orjson
 
 from backrest.errors import CorruptError
-from backrest.store import opcompact, opload
+from backrest.store import opcompact, opload, syscalls
 from backrest.store.files import AppendFile, discard, rename_durably
 from backrest.store.opbulk import BATCH, is_operation, runs, take_all
 from backrest.store.opformat import SPACE, Operation, decode, mark, parse_line, problem
 from backrest.store.opindex import Index, OutOfOrderError
 from backrest.store.opload import BadLine, Blocks, Progress
-from backrest.store.syscalls import storage_error
+from backrest.store.syscalls import read_at, storage_error
 from backrest.wire.fit import all_fit
 
 # Bad lines that a report lists; there can be millions.
@@ -182,6 +182,9 @@ class _Scan:
         try:
             for offset, length in zip(self.bad[::2], self.bad[1::2], strict=True):
                 opcompact.copy_tail(self.file, aside, offset, offset + length)
+        except BaseException:
+            discard(aside.path)  # the next repair makes a whole one
+            raise
         finally:
             aside.close()
         return aside.path
@@ -208,14 +211,14 @@ class _ReadOnly:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = syscalls.disk.open_to_read(path)
             self.length = os.fstat(self._fd).st_size
         except OSError as error:
             raise storage_error("read", path, error) from error
 
     def read(self, offset: int, size: int) -> bytes:
         try:
-            return os.pread(self._fd, size, offset)
+            return read_at(self._fd, size, offset)
         except OSError as error:
             raise storage_error("read", self.path, error) from error
 

@@ -31,7 +31,7 @@ from backrest.store.opformat import KINDS, STATUSES
 from backrest.store.opindex import Index, Meta, Origin
 from backrest.store.opload import BLOCK, Progress
 from backrest.store.sortedmap import SortedMap
-from backrest.store.syscalls import storage_error, write_all
+from backrest.store.syscalls import read_at, storage_error, write_all
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +113,12 @@ class Image:
 def load(file: AppendFile, progress: Progress | None) -> tuple[Index, int, int] | None:
     """(index of the log's beginning, length and CRC-32 of that), or None: the log is to be read from its start.
 
-    An index that does not belong to this log is removed. StorageError when the log cannot be read.
+    An index that does not belong to this log is removed. When the disk fails it stays: reading the log alone will tell.
     """
     path = path_of(file.path)
     try:
         # O_NONBLOCK: a named pipe put in its place must not hold the program up.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = syscalls.disk.open_to_read(path, os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     saved = _Reader(fd)
@@ -126,7 +126,13 @@ def load(file: AppendFile, progress: Progress | None) -> tuple[Index, int, int] 
         header = _header(saved)
         if header is not None and _belongs(header, file, progress):
             return _index(header, saved), header["length"], header["crc32"]
-    except Exception as error:  # the disk fails, or somebody else wrote it: then the log is all there is
+    except (
+        OSError,
+        StorageError,
+    ) as error:  # the disk fails: the log alone must do, and what is saved next replaces it
+        log.info("%s is not used: %s", path, error)
+        return None
+    except Exception as error:  # somebody else wrote it
         log.info("%s cannot be read: %s", path, error)
     finally:
         os.close(fd)
@@ -143,14 +149,11 @@ class _Reader:
         self.size = os.fstat(fd).st_size
 
     def take(self, size: int) -> bytes:
-        parts = []
-        while size and (part := os.pread(self._fd, size, self.place)):
-            parts.append(part)
-            size -= len(part)
-            self.place += len(part)
-        if size:
+        part = read_at(self._fd, size, self.place)
+        if len(part) < size:
             raise ValueError("it is cut short")
-        return b"".join(parts)
+        self.place += size
+        return part
 
 
 def _header(saved: _Reader) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
-"""The only place that changes the file system, one method for each system call.
+"""The only place that changes the file system, or reads what is in a file, one method for each system call.
 
-Every change that the stores make goes through the one module-level object ``disk``, so that a test can put
-another in its place that records each step, fails one of them, or stops the world between two. Look it up as
-``syscalls.disk`` at each use, never import the object itself.
+Everything that the stores do to their files goes through the one module-level object ``disk``, so that a test can
+put another in its place that records each step, fails one of them, or stops the world between two. Look it up as
+``syscalls.disk`` at each use, never import the object itself. What is not here only asks (stat, a directory's names),
+and changes nothing that is read.
 """
 
 from __future__ import annotations
@@ -16,13 +17,23 @@ from backrest.errors import StorageError
 
 # No whole-file state of ours comes near this; a path given by mistake (a disk image) must not fill memory.
 MAX_WHOLE_FILE = 64 << 20
+_PART = 1 << 20  # most of them are read in one go
 
 
 class Disk:
-    """The system calls that change the file system, one method for each; see the module's text."""
+    """The system calls, one method for each; see the module's text."""
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        """For writing."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def open_to_read(self, path: str, flags: int = 0) -> int:
+        """Apart from ``open``, for it changes nothing."""
+        return os.open(path, os.O_RDONLY | flags | os.O_CLOEXEC)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """It may give less than was asked for, and gives nothing at the end."""
+        return os.pread(fd, size, offset)
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         return os.pwrite(fd, data, offset)
@@ -61,6 +72,13 @@ class Disk:
     def mkdir(self, path: str, mode: int = 0o700) -> None:
         os.mkdir(path, mode)
 
+    def chmod(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)
+
+    def set_times(self, path: str, ns: tuple[int, int]) -> None:
+        """When it was last read and changed, in nanoseconds."""
+        os.utime(path, ns=ns)
+
     def close(self, fd: int) -> None:
         os.close(fd)
 
@@ -96,6 +114,16 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
         offset += count
 
 
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """So many bytes from the offset, fewer only at the end of the file. OSError."""
+    parts = []
+    while size > 0 and (part := disk.read(fd, size, offset)):
+        parts.append(part)
+        offset += len(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> bytes:
     """The whole content of a plain file of at most ``limit`` bytes.
 
@@ -103,14 +131,15 @@ def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> byte
     """
     try:
         # O_NONBLOCK: a named pipe put in the place of a file must not hold the program up.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = disk.open_to_read(os.fspath(path), os.O_NONBLOCK)
         try:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
                 kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
                 raise StorageError(f"Cannot read {os.fspath(path)}: it is {kind}.")
-            with open(fd, "rb", closefd=False) as file:
-                data = file.read(limit + 1)
+            data = bytearray()
+            while len(data) <= limit and (part := disk.read(fd, _PART, len(data))):
+                data += part
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -119,4 +148,4 @@ def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> byte
         raise storage_error("read", path, error) from error
     if len(data) > limit:
         raise StorageError(f"Cannot read {os.fspath(path)}: it is larger than {limit >> 20} MiB.")
-    return data
+    return bytes(data)
