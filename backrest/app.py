@@ -82,7 +82,10 @@ def run(settings: Settings) -> None:
             except* BackrestError as group:
                 raise _first(group) from None
             finally:
-                peers.flush()
+                try:
+                    peers.flush()
+                except StorageError as error:  # a cache: no reason to end as if something had failed
+                    log.error("the peers' states were not written: %s", error)
         finally:
             oplog.close()
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,9 @@ class Daemon:
 class Machine:
     """One installation with files of its own."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, command: Sequence[str] = BACKREST) -> None:
         self.name = name
+        self.command = command
         self.directory = directory / name
         self.directory.mkdir(parents=True)
         self.env = {
@@ -81,7 +82,7 @@ class Machine:
 
     def run(self, *args: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*BACKREST, *args], env=self.env, input=input, capture_output=True, text=True, check=False
+            [*self.command, *args], env=self.env, input=input, capture_output=True, text=True, check=False
         )
 
     def ok(self, *args: str, input: str | None = None) -> str:
@@ -120,7 +121,7 @@ class Machine:
 
     def start(self, *args: str, bind: str = "127.0.0.1:0") -> Daemon:
         process = subprocess.Popen(
-            [*BACKREST, "serve", "--bind-address", bind, *args],
+            [*self.command, "serve", "--bind-address", bind, *args],
             env=self.env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -155,7 +156,7 @@ class Machine:
     @contextlib.contextmanager
     def _following(self, *args: str) -> Iterator[Iterator[str]]:
         process = subprocess.Popen(
-            [*BACKREST, *args, "--json"],
+            [*self.command, *args, "--json"],
             env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

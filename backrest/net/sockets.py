@@ -54,7 +54,7 @@ class Listening:
         self.sock.close()
         if self.identity is not None:
             path = self.address[0].removeprefix("unix:")
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # what cannot be removed is stale, and the next server takes its place
                 if _identity(path) == self.identity:
                     os.unlink(path)
 
