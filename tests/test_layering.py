@@ -127,8 +127,7 @@ def bypasses(source: str) -> Iterator[str]:
             )
             yield from (f"{node.lineno}: {name}" for name in names if name.split(".")[0] in DISK_MODULES)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "open":
-            if [ast.unparse(arg) for arg in (*node.args, *node.keywords)][1:] != ["'rb'"]:  # it only looks
-                yield f"{node.lineno}: {ast.unparse(node)}"
+            yield f"{node.lineno}: {ast.unparse(node)}"
         elif isinstance(node, ast.Attribute) and node.attr in PATH_CALLS:
             whose = ast.unparse(node.value)
             of_a_class = isinstance(node.value, ast.Name) and whose[0].isupper()  # ``OpLog.open``
@@ -165,6 +164,7 @@ def test_the_store_reaches_the_disk_in_one_place_only() -> None:
         "open(path, 'w')",
         "open(path, mode='r+b')",
         "open(path)",
+        "open(path, 'rb')",
         "path.write_bytes(data)",
         "path.unlink()",
         "path.open('a')",
@@ -182,7 +182,6 @@ def test_a_way_past_the_seam_is_found(line: str) -> None:
         "syscalls.disk.unlink(path)",
         "disk.open(path, 0)",
         "OpLog.open(path)",
-        "open(path, 'rb')",
         "os.stat(path)",
     ],
 )

@@ -4,9 +4,9 @@ The daemon hands in what it has open. A command that works on the files itself h
 (and holds the lock): ``token create`` then never reads a history of a million lines. Not thread-safe while
 opening, which only happens in commands; the daemon opens everything before it serves.
 
-A small file (pushes, shares, parked plans) that is damaged fails the use case that needs it. One that can do without
-asks through ``if_sound``, and ``damaged`` then has the sentence for the user. Only commands meet this: the daemon does
-not start with such a file.
+A small file (pushes, shares, parked plans) that is damaged, or that the disk does not give back, fails the use case
+that needs it. One that can do without asks through ``if_sound``, and ``damaged`` then has the sentence for the user.
+Only commands meet this: the daemon does not start with such a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backrest.errors import CorruptError, UserError
+from backrest.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,20 +134,23 @@ class Context:
         return PeerStore.open(self.paths.peers).all()
 
     def if_sound(self, use: Callable[[], T]) -> T | None:
-        """What ``use`` gives; None, and a sentence in ``damaged``, when its file is damaged."""
+        """What ``use`` gives; None, and a sentence in ``damaged``, when its file is damaged or cannot be read."""
         try:
             return use()
-        except CorruptError as error:
+        except StorageError as error:
             if str(error) not in self.damaged:
                 self.damaged.append(str(error))
             return None
 
     def forget_gone(self) -> None:
         """Throw away what the small files hold of peers and repositories that are no longer in the configuration.
-        The daemon does so at each start as well, so what a damaged file keeps for now does no harm."""
+        The daemon does so at each start as well, so what a damaged file keeps for now does no harm. StorageError: a
+        sound one could not be written."""
         config = self.config.current
-        self.if_sound(lambda: self.shares.prune(config))
-        self.if_sound(lambda: self.pushes.forget_removed(config))
+        if (shares := self.if_sound(lambda: self.shares)) is not None:
+            shares.prune(config)
+        if (pushes := self.if_sound(lambda: self.pushes)) is not None:
+            pushes.forget_removed(config)
 
     @property
     def parked(self) -> ParkedPlans:

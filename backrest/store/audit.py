@@ -20,22 +20,20 @@ after a crash, what they hold may read as an edit, or be more than is taken for 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store.files import AppendFile
-from backrest.store.syscalls import storage_error
+from backrest.store.syscalls import lines_of, storage_error
 
 START = "0" * 64
 _RESERVED = {"time", "event", "prev", "hash"}
@@ -134,7 +132,7 @@ def verify(path: str | os.PathLike[str], length: int | None = None) -> int:
     """
     last, number = START, 0
     try:
-        with _reading(path) as file:
+        with lines_of(path) as file:
             while (length is None or file.tell() < length) and (line := file.readline(MAX_LINE)):
                 number += 1
                 try:
@@ -156,7 +154,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
     torn = 0
     try:
-        with _reading(path) as file:
+        with lines_of(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
                 try:
                     entry = orjson.loads(line) if line.endswith(b"\n") else None
@@ -172,15 +170,6 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         raise storage_error("read", path, error) from error
-
-
-@contextlib.contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """OSError, also for what is no regular file: a named pipe would keep us waiting for ever."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        yield file
 
 
 def _find_end(file: AppendFile) -> tuple[int, str]:

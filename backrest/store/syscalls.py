@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import stat
+from typing import Any
 
 from backrest.errors import StorageError
 
@@ -122,6 +124,38 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
         offset += len(part)
         size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _FromStart(io.RawIOBase):
+    def __init__(self, path: str) -> None:
+        self._fd = disk.open_to_read(path, os.O_NONBLOCK)
+        self._place = 0
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "it is not a regular file")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = disk.read(self._fd, len(buffer), self._place)
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+    def tell(self) -> int:
+        return self._place
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+
+def lines_of(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """The file, to be read line by line from its start. OSError, also later on; and at once for what is no regular
+    file: a named pipe would keep us waiting for ever."""
+    return io.BufferedReader(_FromStart(os.fspath(path)), 1 << 16)
 
 
 def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> bytes:
