@@ -105,7 +105,7 @@ async def synced(hub: Instance, client: Instance) -> None:
         await client.until_peer(hub, CONNECTED)
         size = client.oplog.count()
         await hub.world.until(hub.oplog.subscribe, lambda: hub.oplog.count(client.keyid), size.__eq__)
-        await trio.sleep(1)
+        await trio.sleep(1)  # simulated
 
 
 def test_what_is_done_with_a_log(tmp_path: Path) -> None:
