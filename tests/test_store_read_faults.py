@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from oplog_world import PEER, QuickDisk, everything, op, received
+from oplog_world import PEER, Operation, QuickDisk, everything, op, received
 from store_disk import broken_disk, snapshot, using
 
 from backrest.errors import CorruptError, StorageError
@@ -250,6 +250,58 @@ def _shrinks(path: Path, scattered: bool, at: int, said: set[str]) -> bool:
         with pytest.raises(StorageError, match="shrank while in use: restart the program"):
             log.add([op()])
         return True
+
+
+def adding(log: OpLog, added: list[Operation]) -> Callable[[int, int], None]:
+    """Told of a compaction's progress: adds three operations as soon as it has begun."""
+    first = [True]
+
+    def progress(done: int, total: int) -> None:
+        if done and first:
+            first.clear()
+            with using(QuickDisk()):
+                added.extend(log.add([op(display_message="late" + "x" * 700) for _ in range(3)]))
+
+    return progress
+
+
+# What came meanwhile is copied before the writers are made to wait, or, when it is little, while they do.
+MEANWHILE = pytest.mark.parametrize("catch_up", [0, 1 << 20], ids=["much", "little"])
+
+
+@MEANWHILE
+@pytest.mark.parametrize("shrinks", [False, True], ids=["broken", "shrinks"])
+def test_compaction_fails_at_any_read_of_what_came_meanwhile(
+    path: Path, catch_up: int, shrinks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opcompact, "CATCH_UP", catch_up)
+    said: list[str] = []
+    late = 0
+    while True:
+        for old in path.parent.iterdir():
+            old.unlink()
+        with opened(path) as log:
+            log.add([op(display_message=f"m{n}") for n in range(8)])
+            held = everything(log)
+            added: list[Operation] = []
+            cut = lambda: os.truncate(path, path.stat().st_size - 10)  # noqa: E731
+            try:
+                with using(Reads(len(said), cut if shrinks else broken)):
+                    log.compact(adding(log, added))
+            except StorageError as error:
+                said.append(str(error))
+            else:
+                break
+            late += bool(added)
+            assert not [name for name in os.listdir(path.parent) if name.endswith(".tmp")]
+            if not shrinks:
+                assert everything(log) == held | {operation.id: operation for operation in added}
+            elif added:
+                assert log.get(added[1].id) == added[1]
+                with pytest.raises(CorruptError, match="the file ends before it"):
+                    log.get(added[2].id)
+    assert late > 5, "so often it was under way"
+    assert all(str(path.name) in text for text in said)
 
 
 def damage(path: Path) -> None:
