@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from oplog_world import BACKUP, GUID, OTHER, PEER, RECORDED, Operation, everythi
 
 from backrest import wire
 from backrest.errors import NotFoundError, StorageError, UserError
+from backrest.store import opquery
 from backrest.store.oplog import OpLog, Query
 
 
@@ -424,3 +426,21 @@ def test_the_file_is_what_a_person_can_read(log: OpLog) -> None:
     assert read[3] == {"deleted": ["1"]}
     assert read[4] == {"oplog": 1, "highestId": "2", "highestModno": "2"}
     assert Path(log.path).stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_waits_while_a_query_looks_through_the_columns(
+    log: OpLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a tenth of a second for a million operations, which the event loop must not stand still for."""
+    log.add([op() for _ in range(9)])
+    look = opquery._matching
+
+    def slowly(view: opquery.View, query: Query) -> Any:
+        pool.submit(log.delete, [1, 2]).result()
+        pool.submit(log.add, [op()]).result()
+        assert pool.submit(log.count).result() == 8
+        return look(view, query)
+
+    monkeypatch.setattr(opquery, "_matching", slowly)
+    with ThreadPoolExecutor(1) as pool:  # another thread: the locks are not those of this one
+        assert list(log.select(Query())) == list(range(1, 10)), "what was there when it was asked"

@@ -76,7 +76,7 @@ class Attachment:
         return not meta.origin and self._predicate(meta)
 
     def begin(self, unsubscribe: Callable[[], None]) -> None:
-        """Called by the log when the manifest is complete."""
+        """Called by the log at the moment of the manifest."""
         self._unsubscribe = unsubscribe
 
     def tell(self, change: Change) -> None:

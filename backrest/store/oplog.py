@@ -12,6 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 from backrest.errors import NotFoundError
@@ -114,7 +115,8 @@ class OpLog(OpCore):
             raise ValueError("our own operations cannot be purged")
 
         def plan(stage: Stage) -> tuple[list[int], list[Change]]:
-            held = opquery.select(stage.index, Query(origin=keyid))
+            mine = Query(origin=keyid)
+            held = opquery.select(opquery.View(stage.index, mine), mine)
             return opstage.delete(stage, [*held, *stage.stored_from(keyid)])
 
         return len(self._submit(plan))
@@ -131,11 +133,12 @@ class OpLog(OpCore):
         with self._exclusive():
             with self._lock:
                 index = self._index
-                groups = opquery.groups_where(index, lambda meta: not meta.origin and predicate(meta))
-                rows = [row for row, group in enumerate(index.groups) if group in groups] if groups else []
-                attachment.manifest_ids = array("q", [index.ids[row] for row in rows])
-                attachment.manifest_modnos = array("q", [index.modnos[row] for row in rows])
+                ids, modnos, groups, metas = index.ids[:], index.modnos[:], index.groups[:], index.metas[:]
             attachment.begin(self._subscribe(attachment.tell))
+        wanted = opquery.groups_where(metas, lambda meta: not meta.origin and predicate(meta))
+        flags = bytes(map(wanted.__contains__, groups))
+        attachment.manifest_ids = array("q", compress(ids, flags))
+        attachment.manifest_modnos = array("q", compress(modnos, flags))
         return attachment
 
     # Reading
@@ -199,13 +202,15 @@ class OpLog(OpCore):
     def select(self, query: Query) -> array[int]:
         """The ids of what matches, in the query's order, without reading bodies (a snapshot id is compared
         by its hash)."""
-        with self._lock:
-            return opquery.select(self._index, query)
+        return opquery.select(self._view(query), query)
 
     def matching(self, query: Query) -> int:
         """How many operations match, whatever limit and offset say."""
+        return opquery.count(self._view(query), query)
+
+    def _view(self, query: Query) -> opquery.View:
         with self._lock:
-            return opquery.count(self._index, query)
+            return opquery.View(self._index, query)
 
     def meta(self, number: int) -> Meta | None:
         """Origin, repo, plan and instance of an operation, without reading it; None when there is none."""

@@ -1,14 +1,16 @@
 """Which operations a query means: decided on the index alone, in the order (start time, id).
 
-A query narrows the rows down filter by filter, the most selective first; each pass is a loop over one typed
-column (some 40 ms for a million rows). Only the bodies of what is left are read from the file.
+Ids, a peer's ids and a peer's flows are looked up. For all else a query narrows the rows down filter by filter, the
+most selective first; each pass is a loop over one typed column (some 40 ms for a million rows). Such a loop holds no
+lock: it goes over a View, a copy of the columns that the query asks for, which takes a few milliseconds to make. Only
+the bodies of what is left are read from the file.
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from backrest.store.opindex import Index, Meta, snapshot_key
@@ -37,47 +39,91 @@ class Query:
     reversed: bool = False  # newest first
 
 
-def select(index: Index, query: Query) -> array[int]:
+class View:
+    """What the query asks for, of the rows that can match, as it is at one moment. Made under the log's lock.
+
+    All columns have one length. Where the query names rows they are these, in rising order; else they are all rows.
+    """
+
+    def __init__(self, index: Index, query: Query) -> None:
+        rows = _named(index, query)
+        self.flows = _flows_meant(index, query)
+
+        def column(column: array[int]) -> array[int]:
+            return column[:] if rows is None else array(column.typecode, [column[row] for row in rows])
+
+        nothing = array("q")
+        self.ids, self.groups, self.starts = column(index.ids), column(index.groups), column(index.starts)
+        self.flow_of = nothing if self.flows is None else column(index.flows)
+        self.snapshots = nothing if query.snapshot_id is None else column(index.snapshots)
+        self.modnos = nothing if query.modno_gte is None else column(index.modnos)
+        self.statuses = nothing if query.status is None else column(index.statuses)
+        self.kinds = nothing if query.kind is None else column(index.kinds)
+        self.metas = index.metas[:]
+        self.some_deleted = index.live < len(index.groups)
+
+
+def select(view: View, query: Query) -> array[int]:
     """The ids of the operations, in the query's order, after offset and limit."""
-    rows = _sort(index, _matching(index, query), query)
-    ids = index.ids
-    return array("q", [ids[row] for row in rows])
+    ids = view.ids
+    return array("q", [ids[row] for row in _sort(view, _matching(view, query), query)])
 
 
-def count(index: Index, query: Query) -> int:
+def count(view: View, query: Query) -> int:
     """How many operations match, whatever limit and offset say."""
-    return sum(1 for _ in _matching(index, query))
+    return len(_matching(view, query))
 
 
-def groups_where(index: Index, predicate: Callable[[Meta], bool]) -> set[int]:
+def groups_where(metas: Sequence[Meta], predicate: Callable[[Meta], bool]) -> set[int]:
     """The groups whose metadata the predicate accepts: called once for each, not for each operation."""
-    return {number for number, meta in enumerate(index.metas) if number and predicate(meta)}
+    return {number for number, meta in enumerate(metas) if number and predicate(meta)}
 
 
-def _matching(index: Index, query: Query) -> Iterable[int]:
-    """Rows in rising order."""
-    rows = _first(index, query)
-    wanted = groups_where(index, lambda meta: _of_group(query, meta))
-    groups = index.groups
-    if len(wanted) == len(index.metas) - 1 and index.live == len(groups):
-        pass  # every group, nothing deleted
-    elif len(wanted) == 1:
-        (only,) = wanted
-        rows = _equal(groups, only, rows)
-    else:
-        rows = [row for row in rows if groups[row] in wanted]
+def _named(index: Index, query: Query) -> list[int] | None:
+    """The rows of given ids, and of a peer's id; None when neither is given."""
+    rows: set[int | None] | None = None
+    if query.ids is not None:
+        rows = {index.row(number) for number in query.ids}
+    if query.original_id is not None:
+        numbers = [index.find_original(keyid, query.original_id) for keyid in _origins(index, query)]
+        found = {index.row(number) for number in numbers if number is not None}
+        rows = found if rows is None else rows & found
+    return None if rows is None else sorted(row for row in rows if row is not None)
+
+
+def _flows_meant(index: Index, query: Query) -> set[int] | None:
+    """Our flows; None when the query names none."""
+    flows = None if query.flow_id is None else {query.flow_id}
+    if query.original_flow_id is not None:
+        numbers = [index.find_flow(keyid, query.original_flow_id) for keyid in _origins(index, query)]
+        ours = {number for number in numbers if number is not None}
+        flows = ours if flows is None else flows & ours
+    return flows
+
+
+def _origins(index: Index, query: Query) -> list[str]:
+    return [keyid for keyid in index.origins if keyid and query.origin in (None, keyid)]
+
+
+def _matching(view: View, query: Query) -> Sequence[int]:
+    """Rows of the view, rising."""
+    rows: Sequence[int] = range(len(view.ids))
+    if view.flows is not None:
+        rows = _among(view.flow_of, view.flows, rows)
+    if query.snapshot_id is not None:
+        rows = _among(view.snapshots, {snapshot_key(query.snapshot_id)}, rows)
+    wanted = groups_where(view.metas, lambda meta: _of_group(query, meta))
+    if view.some_deleted or len(wanted) < len(view.metas) - 1:
+        rows = _among(view.groups, wanted, rows)
     if query.modno_gte is not None:
-        modnos, modno = index.modnos, query.modno_gte
+        modnos, modno = view.modnos, query.modno_gte
         rows = [row for row in rows if modnos[row] >= modno]
     if query.since_ms is not None:
-        starts, since = index.starts, query.since_ms
+        starts, since = view.starts, query.since_ms
         rows = [row for row in rows if starts[row] >= since]
-    for column, values in ((index.statuses, query.status), (index.kinds, query.kind)):
-        if isinstance(values, int):
-            rows = _equal(column, values, rows)
-        elif values is not None:
-            accepted = set(values)
-            rows = [row for row in rows if column[row] in accepted]
+    for column, values in ((view.statuses, query.status), (view.kinds, query.kind)):
+        if values is not None:
+            rows = _among(column, {values} if isinstance(values, int) else set(values), rows)
     return rows
 
 
@@ -91,31 +137,12 @@ def _of_group(query: Query, meta: Meta) -> bool:
     )
 
 
-def _first(index: Index, query: Query) -> Sequence[int]:
-    """The narrowest start: given ids, a peer's id, a flow, a snapshot; else every row."""
-    rows: Sequence[int] = range(len(index.ids))
-    if query.ids is not None:
-        found = {index.row(number) for number in query.ids}
-        rows = sorted(row for row in found if row is not None)
-    if query.original_id is not None:
-        numbers = [index.find_original(keyid, query.original_id) for keyid in _origins(index, query)]
-        found = {index.row(number) for number in numbers if number is not None}
-        rows = sorted(row for row in found if row is not None and row in rows)
-    flows = None if query.flow_id is None else {query.flow_id}
-    if query.original_flow_id is not None:
-        numbers = [index.find_flow(keyid, query.original_flow_id) for keyid in _origins(index, query)]
-        ours = {number for number in numbers if number is not None}
-        flows = ours if flows is None else flows & ours
-    if flows is not None:
-        column, several = index.flows, len(flows) != 1
-        rows = [row for row in rows if column[row] in flows] if several else _equal(column, flows.pop(), rows)
-    if query.snapshot_id is not None:
-        rows = _equal(index.snapshots, snapshot_key(query.snapshot_id), rows)
-    return rows
-
-
-def _origins(index: Index, query: Query) -> list[str]:
-    return [keyid for keyid in index.origins if keyid and query.origin in (None, keyid)]
+def _among(column: array[int], values: set[int], rows: Sequence[int]) -> Sequence[int]:
+    """The rows with one of these values."""
+    if len(values) == 1:
+        (only,) = values
+        return _equal(column, only, rows)
+    return [row for row in rows if column[row] in values]
 
 
 def _equal(column: array[int], value: int, rows: Sequence[int]) -> list[int]:
@@ -136,9 +163,8 @@ def _equal(column: array[int], value: int, rows: Sequence[int]) -> list[int]:
         return found
 
 
-def _sort(index: Index, rows: Iterable[int], query: Query) -> Sequence[int]:
-    rows = rows if isinstance(rows, list | range) else list(rows)
-    start_of = index.starts.__getitem__
+def _sort(view: View, rows: Sequence[int], query: Query) -> Sequence[int]:
+    start_of = view.starts.__getitem__
     first = max(query.offset, 0)
     if query.limit > 0 and (first + query.limit) * 8 < len(rows):
         few = first + query.limit
