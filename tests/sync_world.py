@@ -111,7 +111,8 @@ class Pipe:
         self._taken = trio.Event()
 
     def close(self) -> None:
-        self.other._in_send.close()
+        if not self.lost:
+            self.other._in_send.close()
 
     async def end(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -136,7 +137,7 @@ class Instance:
         self.world = world
         self.name = name
         self.paths = Paths(directory / "config.json", directory / "data")
-        self.paths.data_dir.mkdir(parents=True, mode=0o700)
+        self.paths.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.limits = limits
         self.config = ConfigStore.open(self.paths.config_file)
 
@@ -174,6 +175,7 @@ class Instance:
             shares=self.shares,
             pushes=self.pushes,
             limits=self.limits,
+            wall=self.world.wall,
         )
         self.clients = Clients(
             config=self.config,
@@ -260,6 +262,9 @@ class Instance:
             oplog=self.oplog,
             peers=self.peers,
             audit=self.audit,
+            parked=self.parked,
+            shares=self.shares,
+            pushes=self.pushes,
             daemon=Daemon(pid=1, started_ms=0, addresses=()),
         )
 
@@ -310,14 +315,17 @@ class World:
         target = self.up.get(url.removeprefix("http://").removesuffix(":9898"))
         if target is None:
             raise ConnectionRefusedError("connection refused")
-        assert self.nursery is not None
         here, there = pipes()
         self.connections.append(here)
-        self.nursery.start_soon(self._serve, target, there)
+        self._accept(target, there)
         try:
             yield here
         finally:
             here.close()
+
+    def _accept(self, target: Instance, stream: Pipe) -> None:
+        assert self.nursery is not None
+        self.nursery.start_soon(self._serve, target, stream)
 
     async def _serve(self, target: Instance, stream: Pipe) -> None:
         await target.hub.serve(stream)
