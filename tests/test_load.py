@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_stores import late_append, lost_marks
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "scripts"))  # loads is a script: no part of the program
+
+from loads import look  # noqa: E402 - found by the line above
 
 
 def load(*args: str) -> tuple[int, dict[str, Any], str]:
@@ -32,14 +39,13 @@ def load(*args: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
-def broken(tmp_path: Path, code: str, patience: str = "3") -> tuple[list[str], str]:
+def broken(tmp_path: Path, code: str, patience: str = "3", rounds: int = 1) -> tuple[list[str], str]:
     """What a run says is wrong with the hub that ran ``code`` before it served. Where something never comes, the whole
     patience is waited; where all comes, a longer one costs nothing, and no connection is still ending."""
     file = tmp_path / "broken.py"
     file.write_text(code)
-    exit_code, found, said = load(
-        "--seconds", "1.5", "--cuts", "0", "--patience", patience, "--hub-code", str(file)
-    )
+    options = ("--seconds", "1.5", "--cuts", "0", "--rounds", str(rounds), "--patience", patience)
+    exit_code, found, said = load(*options, "--hub-code", str(file))
     assert exit_code == 1
     assert f"--seed {found['seed']}" in said
     return found["wrong"], said
@@ -47,11 +53,16 @@ def broken(tmp_path: Path, code: str, patience: str = "3") -> tuple[list[str], s
 
 @pytest.mark.timeout(300)  # of which an idle machine takes a twentieth
 def test_everything_arrives_and_nothing_is_left_over() -> None:
-    code, found, _ = load("--seconds", "2.5", "--cuts", "1")
+    code, found, said = load("--seconds", "2", "--cuts", "1")
     assert (code, found["wrong"]) == (0, [])
-    assert len(found["rounds"]) == 2
+    assert len(found["rounds"]) == 3
+    assert (
+        said.index("round 2: ") < said.index("the hub was killed when it held all") < said.index("round 3: ")
+    )
     assert sum(of["network"].get("cuts", 0) for of in found["rounds"]) > 0
     for of in found["rounds"]:
+        assert of["network"]["stalls"] > 0
+        assert of["network"]["pieces"] > 0
         assert of["changes"] > 0
         assert of["did"].pop("dials") >= of["did"].pop("sessions") >= 8, (
             "six good ones, and the storm comes back"
@@ -64,23 +75,61 @@ def test_what_is_left_over_is_found(tmp_path: Path) -> None:
     wrong, _ = broken(
         tmp_path,
         """
-import os, trio
+import os, threading, trio
 from backrest.sync.hub import Hub
 serve, kept = Hub.serve, []
 async def leaky(hub, stream):
     os.open("/dev/null", os.O_RDONLY)
     trio.lowlevel.spawn_system_task(trio.sleep_forever)
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
     kept.append(b"x" * 2**21)
     await serve(hub, stream)
 Hub.serve = leaky
 """,
+        rounds=2,
     )
     text = "\n".join(wrong)
     assert "file descriptors more than before the load" in text
     assert "tasks more than before the load" in text
+    assert "threads more than before the load" in text
     assert "the hub's memory grew by" in text
     assert "arrived" not in text
     assert "ended its session" not in text
+
+
+def figures(rss_mib: float, held: int = 0) -> look.Figures:
+    return look.Figures(files=9, tasks=9, threads=2, rss_mib=rss_mib, peak_mib=99.0, held=held)
+
+
+def test_memory_that_grows_a_little_in_each_round_adds_up() -> None:
+    steady = [figures(60.0 + 1.0 * number) for number in range(5)]
+    assert look.growth("hub", steady) == [], "4 MiB since the first round"
+    slow = [figures(60.0 + 1.1 * number) for number in range(5)]
+    assert look.growth("hub", slow[:-1]) == []
+    assert look.growth("hub", slow) == [
+        "the hub's memory grew by 4.4 MiB beyond the first round; 4.0 are allowed"
+    ]
+    sudden = [figures(64.0), figures(60.0), figures(64.5)]
+    assert look.growth("hub", sudden) == [
+        "the hub's memory grew by 4.5 MiB beyond the round before; 4.0 are allowed"
+    ]
+    fuller = [figures(60.0), figures(60.0 + 4.0 + 500 * 4096 / 2**20, held=4096)]
+    assert look.growth("hub", fuller) == [], "for what it holds"
+    assert look.growth("hub", fuller[:1]) == []
+
+
+def test_what_a_hub_took_as_stored_before_it_was_is_found_when_it_is_killed(tmp_path: Path) -> None:
+    wrong, said = broken(tmp_path, late_append("oplog.jsonl"), patience="30")
+    assert "round 1" in said
+    assert [sentence.partition(" (ids")[0] for sentence in wrong] == [
+        "of what idle-0 lists the hub, in its file when it was killed, has in another state 1 of 1"
+    ]
+
+
+def test_numbers_that_a_hub_forgot_and_gave_out_again_are_found(tmp_path: Path) -> None:
+    wrong, _ = broken(tmp_path, lost_marks("id"), patience="30")
+    assert len(wrong) == 1
+    assert re.match("the hub gave out 1 of its ids twice, first [0-9]+: to idle-0's 2 and ", wrong[0])
 
 
 def test_what_was_lost_is_found(tmp_path: Path) -> None:
@@ -148,3 +197,24 @@ Inbound._received = mistaken
 """,
     )
     assert any("hub's log has mistakes of its own" in sentence for sentence in wrong)
+
+
+def test_run_that_is_stopped_leaves_nothing() -> None:
+    with tempfile.TemporaryDirectory() as short:  # sockets have short paths
+        run = subprocess.Popen(
+            [sys.executable, "-m", "loads", "--clients", "8", "--seconds", "1000", "--seed", "5"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": "scripts", "TMPDIR": short},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        with run:
+            assert run.stderr is not None
+            assert any(line.startswith("before:") for line in iter(run.stderr.readline, ""))
+            run.send_signal(signal.SIGTERM)  # to the script alone: its daemons are its own to end
+            assert run.stderr.read() == "stopped; the same again: --seed 5\n"
+        assert run.returncode == 130
+        assert list(Path(short).iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)

@@ -39,23 +39,42 @@ class Client(LightClient):
         return {number: operation.modno for number, operation in self.made.items()}
 
     async def change(self, chance: random.Random) -> None:
-        """Make an operation, or at times change or delete one, and say so at once, if somebody listens."""
-        event = wire.operations.OperationEvent()
+        """Make an operation, or at times change or delete one."""
         draw = chance.random()
-        self.count += 1  # the modno, and of a new one the id
         if draw < 0.6 or not self.made:
-            operation = self.made[self.count] = operations.make(self.count, self.name)
-            event.created_operations.operations.append(operation)
+            await self.make()
         elif draw < 0.9:
-            operation = self.made[chance.choice(list(self.made))]
-            operation.modno = self.count
-            operation.status = wire.operations.STATUS_WARNING
-            event.updated_operations.operations.append(operation)
+            await self.alter(chance.choice(list(self.made)))
         else:
-            number = chance.choice(list(self.made))
-            del self.made[number]
-            event.deleted_operations.values.append(number)
-        # Before its manifest nothing is sent: what changed until then is in it.
+            await self.delete(chance.choice(list(self.made)))
+
+    async def make(self) -> int:
+        """A new operation. Its id."""
+        event = wire.operations.OperationEvent()
+        self.count += 1  # the modno, and of a new one the id
+        operation = self.made[self.count] = operations.make(self.count, self.name)
+        event.created_operations.operations.append(operation)
+        await self._tell(event)
+        return self.count
+
+    async def alter(self, number: int) -> None:
+        event = wire.operations.OperationEvent()
+        self.count += 1
+        operation = self.made[number]
+        operation.modno = self.count
+        operation.status = wire.operations.STATUS_WARNING
+        event.updated_operations.operations.append(operation)
+        await self._tell(event)
+
+    async def delete(self, number: int) -> None:
+        event = wire.operations.OperationEvent()
+        self.count += 1
+        del self.made[number]
+        event.deleted_operations.values.append(number)
+        await self._tell(event)
+
+    async def _tell(self, event: wire.operations.OperationEvent) -> None:
+        """At once, if somebody listens. Before its manifest nothing is sent: what changed until then is in it."""
         if self._announced and self._link is not None:
             await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
 

@@ -1,18 +1,25 @@
-"""What is looked at when a round is over: a process from outside, and whether two histories are the same."""
+"""What is looked at when a round is over: a process from outside, whether two histories are the same, and whose the
+ids of the hub's log are.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
-import sys
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import orjson
 from benchmarks.machines import Daemon, Machine, memory_mib
+from harness import program
 
-from backrest.admin.client import call
+from backrest import wire
+from backrest.admin.client import call, stream
 from backrest.store.oplog import OpLog, Query
 from backrest.wire import codec
 
@@ -21,21 +28,28 @@ MISTAKE = re.compile(r"Traceback|mistake in this program|connection failed|never
 
 # What Python has not collected yet is no leak, nor is what malloc keeps for later: before memory is looked at, a
 # daemon is told to give both back. A session is a circle of objects, so up to a thousand of them wait to be collected.
+# Threads without work wait ten seconds for more of it before they end; here one, or each look would take so long.
 _START = """
 import ctypes, gc, signal
+from trio._core import _thread_cache
 def give_back(*_):
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 signal.signal(signal.SIGUSR2, give_back)
-{code}
-from backrest.cli.main import main
-main()
+_thread_cache.IDLE_TIMEOUT = 1
 """
 
+LOOK_S = 0.1  # between two looks
 
-def program(code: str = "") -> list[str]:
+# What a round may leave: what the hub holds then (index, flows, what it says of a peer), and what the heap's shape
+# adds by chance. Measured: see scripts/README.md.
+MEMORY_MIB = 4.0
+EACH_OPERATION = 500  # bytes
+
+
+def start(code: str = "") -> list[str]:
     """``backrest``, that runs ``code`` first, and can be told to give memory back."""
-    return [sys.executable, "-c", _START.format(code=code)]
+    return program(_START + code)
 
 
 def give_back(daemon: Daemon) -> None:
@@ -78,27 +92,73 @@ def figures(machine: Machine, daemon: Daemon) -> Figures:
     )
 
 
+def growth(name: str, rounds: Sequence[Figures]) -> list[str]:
+    """What is wrong with a daemon's memory after the last of these rounds: since the one before, or, when a little is
+    left over each time, since the first. What it takes once it takes in the first."""
+    now, out = rounds[-1], []
+    earlier = [("the round before", rounds[-2])] if len(rounds) > 1 else []
+    earlier += [("the first round", rounds[0])] if len(rounds) > 2 else []
+    for since, before in earlier:
+        grown = now.rss_mib - before.rss_mib
+        allowed = MEMORY_MIB + max(0, now.held - before.held) * EACH_OPERATION / 2**20
+        if grown > allowed:
+            out.append(
+                f"the {name}'s memory grew by {grown:.1f} MiB beyond {since}; {allowed:.1f} are allowed"
+            )
+    return out
+
+
 def counts(machine: Machine) -> dict[str, int]:
     """Instance id -> how many operations are held of this client."""
     return {peer["peerInstanceId"]: peer["operations"] for peer in call(machine.paths, "Status", {})["peers"]}
 
 
 History = dict[int, tuple[int, str]]  # its owner's id -> (modno, content)
+Owner = tuple[str, int]  # of an id of the hub: the key id, or "", of whose operation it is, and its id there
 
 
-def histories(machine: Machine) -> dict[str, History]:
-    """Key id, or "" -> what a machine whose daemon has ended holds of that client, or of its own. The content is what
-    is the same at both ends."""
-    log = OpLog.open(machine.paths.oplog)
+def shown(machine: Machine, **which: str) -> dict[str, History]:
+    """Key id, or "" -> what a daemon says that it holds of that client, or of its own. The content is what is the same
+    at both ends."""
+    found: list[Any] = []
+    stream(machine.paths, "ListOperations", which, lambda event: found.extend(event["operations"]))
+    return _by_owner(codec.from_dict(wire.operations.Operation, one) for one in found)
+
+
+def stored(machine: Machine, copy: Path) -> dict[str, History]:
+    """The same, of what a machine whose daemon has ended has in its file. It is read from a copy: opening a log mends
+    what a kill left, and that is for the daemon to do."""
+    copy.parent.mkdir()
     try:
-        found: dict[str, History] = defaultdict(dict)
-        for operation in log.query(Query()):
-            keyid = operation.original_instance_keyid
-            number = operation.original_id if keyid else operation.id
-            found[keyid][number] = (operation.modno, content(operation))
-        return found
+        shutil.copyfile(machine.paths.oplog, copy)
+        log = OpLog.open(copy)
+        try:
+            return _by_owner(log.query(Query()))
+        finally:
+            log.close()
     finally:
-        log.close()
+        shutil.rmtree(copy.parent)
+
+
+def _by_owner(operations: Iterable[Any]) -> dict[str, History]:
+    found: dict[str, History] = defaultdict(dict)
+    for operation in operations:
+        keyid = operation.original_instance_keyid
+        number = operation.original_id if keyid else operation.id
+        found[keyid][number] = (operation.modno, content(operation))
+    return found
+
+
+def owners(machine: Machine) -> dict[int, set[Owner]]:
+    """Id -> of whose operations the lines are that have it, in the file as it is. More than one is a mistake."""
+    found: dict[int, set[Owner]] = defaultdict(set)
+    with machine.paths.oplog.open("rb") as log:
+        for line in log:
+            if b'"id"' in line and line.endswith(b"\n"):  # the last one may just be written
+                one = orjson.loads(line)
+                keyid = one.get("originalInstanceKeyid", "")
+                found[int(one["id"])].add((keyid, int(one["originalId" if keyid else "id"])))
+    return found
 
 
 def content(operation: Any) -> str:

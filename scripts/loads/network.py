@@ -2,7 +2,7 @@
 
 ``cuts`` of them are cut, each after some bytes of its own, by turns with FIN and RST; the others live, or the two ends
 would only ever dial. Nothing is lost or changed inside a connection: that is TCP's promise, and what is encrypted
-above it would notice. ``calm`` is set when it shall be a good network from now on.
+above it would notice. It is a good network until ``worsen``, and again when ``calm`` is set.
 """
 
 from __future__ import annotations
@@ -38,7 +38,19 @@ class Network:
         self.calm = True
         self.cuts = 0  # that are still to come
         self.counts: Counter[str] = Counter()
+        self._due: set[str] = set()
         self._random = random.Random(seed)
+
+    def worsen(self, cuts: int) -> None:
+        """From now on it is bad; the first that comes is stalled and ground, so that a short while has both."""
+        self.cuts, self.calm, self._due = cuts, False, {"stalls", "pieces"}
+
+    def _happens(self, what: str, chance: float) -> bool:
+        if self.calm:
+            return False
+        due = what in self._due
+        self._due.discard(what)
+        return self._random.random() < chance or due
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -66,7 +78,7 @@ class Network:
     ) -> None:
         with suppress(*GONE):
             while data := bytes(await source.receive_some(READ)):
-                tiny = not self.calm and self._random.random() < GROUND
+                tiny = self._happens("pieces", GROUND)
                 await self._hold_up()
                 while data:
                     size = min(len(data), self._random.randint(1, TINY)) if tiny else len(data)
@@ -74,7 +86,7 @@ class Network:
                         both.cancel()
                         return
                     await sink.send_all(data[:size])
-                    self.counts["pieces"] += 1
+                    self.counts["pieces"] += tiny
                     data = data[size:]
             await sink.send_eof()
             return
@@ -98,7 +110,7 @@ class Network:
         if self.calm:
             return
         wait = self._random.random() * LATEST_S
-        if self._random.random() < STALLED:
+        if self._happens("stalls", STALLED):
             self.counts["stalls"] += 1
             wait = self._random.random() * STALL_S
         await trio.sleep(wait)

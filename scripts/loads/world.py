@@ -1,8 +1,9 @@
 """One run: a hub, a real client behind a bad network, the light clients, and the rounds they play.
 
 Every round is the same load. After each, everybody but the real client leaves, and it is looked at: the hub must have
-all that was listed, and both daemons must be back where they began. Memory is compared between the last two rounds:
-what a daemon takes once (modules, caches, the heap's shape) is taken in the first.
+all that was listed, and both daemons must be back where they began. Memory is compared with that after the round before
+and after the first: what a daemon takes once (modules, caches, the heap's shape) is taken there. Then the hub falls
+(fall.py), and a last round is for the one that is started again; unless something is wrong by then.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from backrest.permissions import parse_grant
 from backrest.wire import codec
 from loads import look
 from loads.bad import BAD, misbehave
+from loads.fall import Ids, fall
 from loads.good import GOOD, Client
 from loads.network import Network
 from loads.scene import Scene, WrongError
@@ -37,13 +40,7 @@ IMPORT_S = 0.5  # between two of them, at most
 CONFIG_EVERY_S = 1.0  # a change of the hub's configuration: something to show to all
 STORM_EVERY_S = 2.0
 PLANS = 40  # of the hub's configuration, which it shows to the slow ones: 20 KiB
-LOOK_S = 0.1
 SAME = 8  # looks in a row before we believe that a daemon has come to rest
-
-# What a round may leave: what the hub holds then (index, flows, what it says of a peer), and what the heap's shape
-# adds by chance. Measured: see scripts/README.md.
-MEMORY_MIB = 4.0
-EACH_OPERATION = 500  # bytes
 
 
 @dataclass(slots=True)
@@ -73,7 +70,10 @@ class World:
         self._say = say
         self._chance = random.Random(f"{options.seed}/work")
         self.hub, self.laptop = Machine(directory, "hub"), Machine(directory, "laptop")
-        self.hub.program, self.laptop.program = look.program(options.hub_code), look.program()
+        self.hub.program, self.laptop.program = look.start(options.hub_code), look.start()
+        self._copy = directory / "copy" / "oplog.jsonl"
+        self._ids = Ids(self.hub)
+        self._killed: Daemon | None = None
         self.roles = [ROLES[number % len(ROLES)] for number in range(options.clients)]
         self.clients = [Client(f"{role}-{number}") for number, role in enumerate(self.roles)]
         known = [(one.name, one.identity.keyid) for one in self.clients]
@@ -95,46 +95,80 @@ class World:
 
     async def run(self) -> Result:
         network = Network(f"{self.options.seed}/network")
-        with self.hub.serving() as hub:
-            network.target = httpx.URL(hub.url).port or 80
+        with ExitStack() as hubs:
+            hub = hubs.enter_context(self.hub.serving())
+            network.target = _port(hub)
             async with trio.open_nursery() as nursery:
                 await nursery.start(network.run)
                 self.laptop.know(self.hub, f"http://127.0.0.1:{network.port}")
                 with self.laptop.serving() as laptop:
-                    await self._rounds(hub, laptop, network)
+                    await self._work_once()
+                    await self._until(self._missing, "before the load")
+                    first = {
+                        "hub": await self._rest(self.hub, hub),
+                        "client": await self._rest(self.laptop, laptop),
+                    }
+                    self._say(f"before:  hub: {first['hub']}")
+                    seen = {name: list[look.Figures]() for name in first}
+                    for number in range(1, self.options.rounds + 1):
+                        await self._round(number, hub, laptop, network, first, seen)
+                    if not self.result.wrong:
+                        await self._fall(hub)
+                    if not self.result.wrong:
+                        hub = await trio.to_thread.run_sync(hubs.enter_context, self.hub.serving())
+                        network.target = _port(hub)
+                        del seen["hub"][1:]  # of those before it, the first is what one takes at least
+                        await self._work_once()
+                        await self._until(self._missing, "after the hub was started again")
+                        await self._round(self.options.rounds + 1, hub, laptop, network, first, seen)
                 nursery.cancel_scope.cancel()
         for daemon in (hub, laptop):
-            self._look_at_the_end_of(daemon)
-        self._compare()
+            if daemon is not self._killed:  # that was looked at
+                self._look_at_the_end_of(daemon)
+        if not self.result.wrong:
+            self._look_at_the_files()
         return self.result
 
-    async def _rounds(self, hub: Daemon, laptop: Daemon, network: Network) -> None:
+    async def _round(
+        self,
+        number: int,
+        hub: Daemon,
+        laptop: Daemon,
+        network: Network,
+        first: dict[str, look.Figures],
+        seen: dict[str, list[look.Figures]],
+    ) -> None:
+        """Play it, and look. ``seen``: what was left after each round."""
+        scene = Scene(Target(hub.url, self.hub.identity.keyid, self.hub.name))
+        network.counts.clear()
+        began, made = time.monotonic(), self._made()
+        await self._play(scene, network)
+        wrong = [*scene.wrong]
+        for name, machine, daemon in (("hub", self.hub, hub), ("client", self.laptop, laptop)):
+            now, left = await self._back(name, machine, daemon, first[name])
+            seen[name].append(now)
+            wrong += [*left, *look.growth(name, seen[name])]
+        held = await trio.to_thread.run_sync(look.shown, self.hub)
+        wrong += self._differences(held, "")
+        self._report(number, scene, network, seen, time.monotonic() - began, self._made() - made, wrong)
+
+    async def _fall(self, hub: Daemon) -> None:
+        """The hub is killed, and its file has what it held."""
+        began = time.monotonic()
         target = Target(hub.url, self.hub.identity.keyid, self.hub.name)
-        await self._work_once()
-        await self._until(self._missing, "before the load")
-        pair = {"hub": (self.hub, hub), "client": (self.laptop, laptop)}
-        first = {name: await self._rest(*of) for name, of in pair.items()}
-        self._say(f"before:  hub: {first['hub']}")
-        last = first
-        for number in range(1, self.options.rounds + 1):
-            scene = Scene(target)
-            network.counts.clear()
-            began, made = time.monotonic(), self._made()
-            await self._play(scene, network)
-            wrong = [*scene.wrong]
-            now: dict[str, look.Figures] = {}
-            for name, of in pair.items():
-                now[name], left = await self._back(name, *of, first[name])
-                wrong += left
-                if number == self.options.rounds:
-                    wrong += _growth(name, now[name], last[name])
-            self._report(number, scene, network, now, time.monotonic() - began, self._made() - made, wrong)
-            last = now
+        await fall(self.hub, hub, target, self.clients[0], self._missing, self._until, self._ids)
+        self._killed = hub
+        self._look_at_the_end_of(hub)
+        held = await trio.to_thread.run_sync(look.stored, self.hub, self._copy)
+        self.result.wrong += self._differences(held, ", in its file when it was killed,")
+        self._say(
+            f"the hub was killed when it held all, {time.monotonic() - began:.1f} s; it is started again"
+        )
 
     async def _play(self, scene: Scene, network: Network) -> None:
         """One round: the good ones come, then all the rest begins, and all but the good ones ends before these go."""
         chances = [random.Random(f"{self.options.seed}/{client.name}") for client in self.clients]
-        network.cuts, network.calm = self.options.cuts, False
+        network.worsen(self.options.cuts)
         async with trio.open_nursery() as good:
             async with trio.open_nursery() as first:
                 for role, client, chance in zip(self.roles, self.clients, chances, strict=True):
@@ -197,28 +231,33 @@ class World:
         wrong = [f"{name} {found[name]} of {count}" for name, count in wanted.items() if found[name] != count]
         return ", ".join(wrong[:5]) + f" and {len(wrong) - 5} more" * (len(wrong) > 5)
 
-    async def _until(self, wrong: Callable[[], str], when: str) -> str:
-        """Ask until nothing is wrong any more; what still is when we lose patience."""
+    async def _until(self, wrong: Callable[[], str], when: str, pause: float = look.LOOK_S) -> str:
+        """Ask until nothing is wrong any more. What still is when we lose patience; WrongError if ``when`` is given."""
         limit = time.monotonic() + self.options.patience
         while what := await trio.to_thread.run_sync(wrong):
             if time.monotonic() > limit:
                 if when:
                     raise WrongError(f"{when}: {what}")
                 return what
-            await trio.sleep(LOOK_S)
+            await trio.sleep(pause)
         return ""
 
     async def _rest(self, machine: Machine, daemon: Daemon) -> look.Figures:
-        """The figures when they stand still. Of files and tasks the least seen: the connection of the look before may
-        not be closed yet."""
+        """The figures when they stand still. Of files, tasks and threads the least seen: the connection of the look
+        before may not be closed yet."""
         seen: list[look.Figures] = []
         while len(seen) < SAME or len({(f.tasks, f.held) for f in seen[-SAME:]}) > 1:
-            await trio.sleep(LOOK_S)
+            await trio.sleep(look.LOOK_S)
             seen.append(await trio.to_thread.run_sync(look.figures, machine, daemon))
         look.give_back(daemon)
         last = await trio.to_thread.run_sync(look.figures, machine, daemon)
         least = [*seen[-SAME:], last]
-        return replace(last, files=min(f.files for f in least), tasks=min(f.tasks for f in least))
+        return replace(
+            last,
+            files=min(f.files for f in least),
+            tasks=min(f.tasks for f in least),
+            threads=min(f.threads for f in least),
+        )
 
     async def _back(
         self, name: str, machine: Machine, daemon: Daemon, first: look.Figures
@@ -232,19 +271,20 @@ class World:
                 for what, more in (
                     ("file descriptors", now.files - first.files),
                     ("tasks", now.tasks - first.tasks),
+                    ("threads", now.threads - first.threads),
                 )
                 if more > 0
             ]
             if not left or time.monotonic() > limit:
                 return now, left
-            await trio.sleep(LOOK_S)
+            await trio.sleep(look.LOOK_S)
 
     def _report(
         self,
         number: int,
         scene: Scene,
         network: Network,
-        now: dict[str, look.Figures],
+        seen: dict[str, list[look.Figures]],
         seconds: float,
         made: int,
         wrong: list[str],
@@ -256,42 +296,51 @@ class World:
                 "changes": made,
                 "did": dict(sorted(scene.counts.items())),
                 "network": dict(sorted(network.counts.items())),
-                **{name: figures.as_json() for name, figures in now.items()},
+                **{name: figures[-1].as_json() for name, figures in seen.items()},
             }
         )
         done = ", ".join(f"{count} {what}" for what, count in sorted(scene.counts.items()))
         net = ", ".join(f"{count} {what}" for what, count in sorted(network.counts.items()))
         self._say(f"round {number}: {made} changes; {done}; the network: {net}; {seconds:.1f} s")
-        for name, figures in now.items():
-            self._say(f"after:   {name}: {figures}")
+        for name, figures in seen.items():
+            self._say(f"after:   {name}: {figures[-1]}")
 
     def _look_at_the_end_of(self, daemon: Daemon) -> None:
         name = daemon.machine.name
-        if daemon.process.returncode:
+        if daemon.process.returncode and daemon is not self._killed:
             self.result.wrong.append(f"{name} ended with {daemon.process.returncode} after SIGTERM")
         mistakes = [line.strip() for line in daemon.log if look.MISTAKE.search(line)]
         if mistakes:
             self.result.wrong.append(f"{name}'s log has mistakes of its own, first: {mistakes[0]}")
 
-    def _compare(self) -> None:
-        """All histories, read from the disk when both daemons have ended."""
-        held, ours = look.histories(self.hub), look.histories(self.laptop)[""]
+    def _look_at_the_files(self) -> None:
+        """All histories, and whose the hub's ids were, read from the disk when both daemons have ended."""
+        ours = look.stored(self.laptop, self._copy)[""]
         if len(ours) != self.imported:
             self.result.wrong.append(f"the client holds {len(ours)} operations and was given {self.imported}")
+        self.result.wrong += self._differences(look.stored(self.hub, self._copy), ", at the end,", ours)
+        self._ids.look()
+        names = {one.identity.keyid: one.name for one in (self.laptop, *self.clients)}
+        self.result.wrong += self._ids.twice(names)
+
+    def _differences(
+        self, held: dict[str, look.History], when: str, ours: look.History | None = None
+    ) -> list[str]:
+        """What the hub holds, and what everybody lists; ``ours``, when it is not as the client says."""
+        if ours is None:
+            ours = look.shown(self.laptop, peer="local")[""]
         listed = {self.laptop.name: (self.laptop.identity.keyid, ours)}
         for client in self.clients:
             made = {number: (op.modno, look.content(op)) for number, op in client.made.items()}
             listed[client.name] = (client.identity.keyid, made)
+        wrong = []
         for name, (keyid, history) in listed.items():
             if said := look.difference(held.pop(keyid, {}), history):
-                self.result.wrong.append(f"of what {name} lists the hub {said}")
+                wrong.append(f"of what {name} lists the hub{when} {said}")
         if held:
-            self.result.wrong.append(f"the hub holds operations of nobody that we know: {list(held)}")
+            wrong.append(f"the hub{when} holds operations of nobody that we know: {list(held)}")
+        return wrong
 
 
-def _growth(name: str, now: look.Figures, before: look.Figures) -> list[str]:
-    grown = now.rss_mib - before.rss_mib
-    allowed = MEMORY_MIB + max(0, now.held - before.held) * EACH_OPERATION / 2**20
-    if grown <= allowed:
-        return []
-    return [f"the {name}'s memory grew by {grown:.1f} MiB beyond the round before; {allowed:.1f} are allowed"]
+def _port(hub: Daemon) -> int:
+    return httpx.URL(hub.url).port or 80
