@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,15 @@ MISTAKE = re.compile(r"Traceback|mistake in this program|connection failed|never
 
 # What Python has not collected yet is no leak, nor is what malloc keeps for later: before memory is looked at, a
 # daemon is told to give both back. A session is a circle of objects, so up to a thousand of them wait to be collected.
-# Threads without work wait ten seconds for more of it before they end; here one, or each look would take so long.
 _START = """
 import ctypes, gc, signal
-from trio._core import _thread_cache
 def give_back(*_):
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 signal.signal(signal.SIGUSR2, give_back)
-_thread_cache.IDLE_TIMEOUT = 1
 """
+
+IDLE = "Trio thread "  # what trio calls a thread that has no work now
 
 LOOK_S = 0.1  # between two looks
 
@@ -85,11 +85,20 @@ def figures(machine: Machine, daemon: Daemon) -> Figures:
     return Figures(
         files=len(os.listdir(f"/proc/{daemon.pid}/fd")),
         tasks=int(status["daemon"]["tasks"]),
-        threads=len(os.listdir(f"/proc/{daemon.pid}/task")),
+        threads=_at_work(daemon.pid),
         rss_mib=memory_mib(daemon.pid, "VmRSS"),
         peak_mib=memory_mib(daemon.pid, "VmHWM"),
         held=status["instance"]["operations"] + sum(peer["operations"] for peer in status["peers"]),
     )
+
+
+def _at_work(pid: int) -> int:
+    """Threads, without those of trio's that wait for work, which they do for ten seconds before they end."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found += not (task / "comm").read_text().startswith(IDLE)
+    return found
 
 
 def growth(name: str, rounds: Sequence[Figures]) -> list[str]:
