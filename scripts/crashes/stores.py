@@ -5,7 +5,7 @@ The writer is forked, so that a round costs milliseconds. It dies in one of two 
 chosen number of acknowledgements and a moment more, which a seed repeats but for the moment.
 
 What a kill cannot show is what a power cut can: what the system had not yet written is not lost. For that there is
-the model of a disk (tests/store_crash.py).
+the model of a disk (tests/store_medium.py).
 """
 
 from __future__ import annotations
