@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -208,6 +209,57 @@ def test_backup_has_the_references_name(tmp_path: Path, monkeypatch: pytest.Monk
         "c.json.bak.2026-01-02-03-04-05.0001",
         "c.json.bak.2026-01-02-03-04-05.0002",
     ]
+
+
+def test_a_clock_that_was_ahead_costs_no_new_backup(tmp_path: Path) -> None:
+    path = put(tmp_path / "c.json")
+    store = ConfigStore.open(path)
+    for number in range(11):
+        store.transform(rename_to(f"ahead{number}"))
+    future = time.time() + 4 * 365 * 86400
+    for number, backup in enumerate(backups._all(path)):
+        os.utime(backup, (future + number, future + number))
+    for number in range(5):
+        store.transform(rename_to(f"now{number}"))
+        assert len(backups._all(path)) == 10
+        assert stored(backups._all(path)[-1])["instance"] == (f"now{number - 1}" if number else "ahead10")
+    kept = [stored(backup)["instance"] for backup in backups._all(path)]
+    assert kept == [*(f"ahead{number}" for number in range(5, 11)), *(f"now{number}" for number in range(4))]
+    path.write_bytes(b"{")
+    with pytest.raises(UserError) as caught:
+        store.reload()
+    newest = str(caught.value).partition("the newest backup is ")[2].rstrip(")")
+    assert stored(Path(newest))["instance"] == "now3"
+
+
+def test_the_backup_just_made_stays_whatever_its_time_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / "c.json")
+    store = ConfigStore.open(path)
+    for number in range(11):
+        store.transform(rename_to(f"n{number}"))
+    monkeypatch.setattr(backups.time, "time_ns", lambda: 10**18)  # the clock is years behind
+    for backup in backups._all(path):
+        assert backup.stat().st_mtime_ns > 10**18
+    store.transform(rename_to("behind"))
+    assert stored(backups._all(path)[-1])["instance"] == "n10"
+    assert len(backups._all(path)) == 10
+
+
+def test_a_backup_that_cannot_be_read_keeps_no_secret_in_the_others(tmp_path: Path) -> None:
+    path = put(tmp_path / "c.json")
+    with_secret = json.dumps({"multihost": {"pairingTokens": [{"secret": "hush-hush"}]}})
+    for second in ("01", "02", "03"):
+        (tmp_path / f"c.json.bak.2024-01-01-00-00-{second}").write_text(with_secret)
+    bad = tmp_path / "c.json.bak.2024-01-01-00-00-02"
+    bad.unlink()
+    bad.mkdir()
+    with pytest.raises(StorageError, match="00-02: it is a directory"):
+        ConfigStore.open(path).clean_backups()
+    left = [file.read_text() for file in tmp_path.glob("*.bak.*") if file != bad]
+    assert len(left) == 2
+    assert not any("hush-hush" in text for text in left)
 
 
 def test_linked_configuration_stays_a_link(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from backrest.crypto.identity import Identity
 from backrest.errors import StorageError, UserError
 from backrest.store import backups
 from backrest.store.config import ConfigStore, load
-from backrest.store.configfile import parse, serialise
+from backrest.store.configfile import MAX_DEPTH, for_backup, parse, serialise
 from backrest.wire import codec
 
 Config = wire.config.Config
@@ -337,3 +337,22 @@ def test_refused_migration_leaves_the_file(tmp_path: Path) -> None:
         ConfigStore.open(path, environ={"RESTIC_PASSWORD": "hunter22"})
     assert "hunter22" not in str(caught.value)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("depth", [300, 900, 2000, 200_000])
+def test_a_backup_that_is_nested_too_deep_stays_as_it_is(depth: int) -> None:
+    """It stands beside the configuration, and whoever put it there must not keep the daemon from starting."""
+    data = b'{"multihost":{"pairingTokens":[1],"a":' + b"[" * depth + b"]" * depth + b"}}"
+    assert for_backup(data) == data
+
+
+@pytest.mark.parametrize(("depth", "goes"), [(MAX_DEPTH - 3, True), (MAX_DEPTH - 2, False)])
+def test_secrets_leave_every_backup_that_could_be_restored(depth: int, goes: bool) -> None:
+    nested = b"[" * depth + b"1" + b"]" * depth
+    data = b'{"version": 6, "multihost": {"pairingTokens": [{"secret": "hush"}], "a": ' + nested + b"}}"
+    assert (b"hush" not in for_backup(data)) == goes
+    if goes:
+        parse(data)
+    else:
+        with pytest.raises(UserError, match="deep"):
+            parse(data)

@@ -4,6 +4,9 @@
 Where two fall into one second the later gets a suffix (``.0001``): the reference overwrites the first. The
 reference removes all but the ten whose names sort last; here the files' times decide, because names go back
 by an hour in autumn, and only what is named like this is removed, not a user's ``config.json.bak.mine``.
+
+A time in the future was written by a clock that was wrong: nobody knows how old such a backup is, so it counts as older
+than all others. Else ten of them would be "the newest" for years, and each new one would go as soon as it was made.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from backrest.errors import StorageError
 from backrest.store import syscalls
 from backrest.store.files import atomic_write, discard, read_file
 from backrest.store.syscalls import storage_error
@@ -31,6 +35,9 @@ def keep(path: Path, data: bytes) -> Path:
         number += 1
         name = Path(f"{stamp}.{number:04}")
     atomic_write(name, data)
+    now = time.time_ns()
+    with suppress(OSError):  # our clock, by which it is judged: a file server has one of its own
+        syscalls.disk.set_times(os.fspath(name), (now, now))
     return name
 
 
@@ -39,29 +46,35 @@ def forget(backup: Path) -> None:
     discard(backup)
 
 
-def prune(path: Path) -> None:
-    """Remove all but the newest ten. What cannot be removed stays: that is no reason to fail a change."""
-    for old in _all(path)[:-KEPT]:
+def prune(path: Path, made: Path | None) -> None:
+    """Remove all but the newest ten, of which ``made``, the one of the change just now, is one whatever its time says.
+    What cannot be removed stays: that is no reason to fail a change."""
+    others = [backup for backup in _all(path) if backup != made]
+    for old in others[: max(0, len(others) + (made is not None) - KEPT)]:
         discard(old)
 
 
 def rewrite(path: Path, fn: Callable[[bytes], bytes]) -> list[Path]:
     """Replace the content of each backup by what ``fn`` makes of it, keeping its time, by which they are ordered.
-    Returns those that changed. StorageError; those before it are done."""
-    changed = []
+    Returns those that changed. StorageError for the first that could not be; all others are done."""
+    changed: list[Path] = []
+    failed: StorageError | None = None
     for backup in _all(path):
         try:
             data = read_file(backup)
-        except FileNotFoundError:
-            continue
-        if (new := fn(data)) != data:
-            try:
+            if (new := fn(data)) != data:
                 times = backup.stat()
                 atomic_write(backup, new)
                 syscalls.disk.set_times(os.fspath(backup), (times.st_atime_ns, times.st_mtime_ns))
-            except OSError as error:
-                raise storage_error("write", backup, error) from error
-            changed.append(backup)
+                changed.append(backup)
+        except FileNotFoundError:
+            continue
+        except StorageError as error:
+            failed = failed or error
+        except OSError as error:
+            failed = failed or storage_error("write", backup, error)
+    if failed is not None:
+        raise failed
     return changed
 
 
@@ -71,12 +84,14 @@ def newest(path: Path) -> Path | None:
 
 
 def _all(path: Path) -> list[Path]:
-    """Oldest first."""
-    found: list[tuple[int, str]] = []
+    """Oldest first, and before these what has a time in the future."""
+    found: list[tuple[bool, int, str]] = []
+    now = time.time_ns()
     prefix = f"{path.name}.bak."
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if entry.name.startswith(prefix) and _STAMP.fullmatch(entry.name[len(prefix) :]):
                 with suppress(OSError):
-                    found.append((entry.stat().st_mtime_ns, entry.path))
-    return [Path(name) for _, name in sorted(found)]
+                    written = entry.stat().st_mtime_ns
+                    found.append((written <= now, written, entry.path))
+    return [Path(name) for _, _, name in sorted(found)]

@@ -268,7 +268,7 @@ class ConfigStore:
                 backups.forget(backup)
             raise
         self._digest = _digest(data)
-        backups.prune(self._path)
+        backups.prune(self._path, backup)
 
     # --- listeners
 

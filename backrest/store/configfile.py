@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -110,8 +111,23 @@ def _int(text: str) -> int:
 
 def _check_values(raw: Any) -> None:
     """ValueError for what is nested too deep or could not be written back as UTF-8."""
+    for depth, level in enumerate(_levels(raw)):
+        if depth == MAX_DEPTH:
+            raise ValueError(_TOO_DEEP)
+        for value in level:
+            if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+                raise ValueError("a text in it holds half of a surrogate pair (\\ud800 to \\udfff)")
+
+
+def _too_deep(raw: Any) -> bool:
+    return sum(1 for _ in _levels(raw)) > MAX_DEPTH
+
+
+def _levels(raw: Any) -> Iterator[list[Any]]:
+    """What is nested equally deep, from the outermost on; at most one more than MAX_DEPTH of these."""
     level = [raw]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH + 1):
+        yield level
         inner: list[Any] = []
         for value in level:
             if isinstance(value, dict):
@@ -119,23 +135,23 @@ def _check_values(raw: Any) -> None:
                 inner.extend(value.values())
             elif isinstance(value, list):
                 inner.extend(value)
-            elif isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-                raise ValueError("a text in it holds half of a surrogate pair (\\ud800 to \\udfff)")
         if not inner:
             return
         level = inner
-    raise ValueError(_TOO_DEEP)
 
 
 def for_backup(data: bytes, *, identity: bool = True) -> bytes:
     """A configuration file's content as its backup keeps it: without pairing secrets, which are spent by the time
     anybody restores one and would be good again then; and, unless ``identity``, without the private key.
 
-    What has none, and what cannot be read, stays as it is, to the byte.
+    What has none, and what cannot be read, stays as it is, to the byte; and so does what is nested so deep that it is
+    no configuration, which nobody can restore.
     """
     try:
         raw = json.loads(data.decode("utf-8-sig"))
-    except ValueError:
+        if _too_deep(raw):
+            return data
+    except (ValueError, RecursionError):
         return data
     sync = raw.get("sync", raw.get("multihost")) if isinstance(raw, dict) else None
     if not isinstance(sync, dict):
