@@ -17,9 +17,9 @@ from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, snap
 
 from backrest import wire
 from backrest.crypto.identity import Identity
-from backrest.errors import StorageError, UserError
+from backrest.errors import ConflictError, StorageError, UserError
 from backrest.store import backups
-from backrest.store.config import ConfigStore
+from backrest.store.config import TRIES, ConfigStore
 
 Config = wire.config.Config
 
@@ -283,6 +283,67 @@ def test_edit_by_hand_is_built_upon(tmp_path: Path) -> None:
     assert stored(path)["repos"][0]["id"] == "by-hand"
     assert (stored(path)["instance"], stored(path)["later"]) == ("you", 1)
     assert stored(path)["modno"] == 7  # one for the edit, which changed none, and one for the change
+
+
+def edits_meanwhile(path: Path, times: int, change: Callable[[Config], None]) -> Callable[[Config], None]:
+    """``change``, during whose first ``times`` calls an editor saves a repo more into the file."""
+    names = iter([f"by-hand-{number}" for number in range(times)])
+
+    def both(config: Config) -> None:
+        change(config)
+        if name := next(names, ""):
+            document = stored(path)
+            document.setdefault("repos", []).append({"id": name, "uri": name, "guid": f"{len(name):064}"})
+            saved = path.with_suffix(".new")  # as editors save: a new file in the old one's place
+            saved.write_text(json.dumps(document))
+            saved.replace(path)
+
+    return both
+
+
+@pytest.mark.parametrize("times", [1, TRIES - 1])
+def test_an_edit_during_a_change_is_built_upon(tmp_path: Path, times: int) -> None:
+    path = put(tmp_path / "c.json", modno=5)
+    store = ConfigStore.open(path)
+    told: list[Config] = []
+    store.subscribe(told.append)
+    after = store.transform(edits_meanwhile(path, times, rename_to("you")))
+    assert [repo.id for repo in after.repos] == [f"by-hand-{number}" for number in range(times)]
+    assert (stored(path)["instance"], len(stored(path)["repos"])) == ("you", times)
+    assert [config.instance for config in told] == ["you"]
+    [backup] = backups._all(path)
+    assert len(stored(backup)["repos"]) == times, "the edit as it was, and nothing of the tries before"
+
+
+def test_edits_without_end_refuse_the_change_and_all_stand(tmp_path: Path) -> None:
+    path = put(tmp_path / "c.json")
+    store = ConfigStore.open(path)
+    with pytest.raises(ConflictError, match="again and again"):
+        store.transform(edits_meanwhile(path, TRIES, rename_to("you")))
+    assert len(stored(path)["repos"]) == TRIES
+    assert (stored(path)["instance"], sorted(snapshot(tmp_path))) == ("me", ["c.json"])
+    assert store.transform(rename_to("you")).repos[TRIES - 1].id == f"by-hand-{TRIES - 1}"
+
+
+def test_a_file_that_is_made_during_the_first_change_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    store = ConfigStore.open(path)
+
+    def change(config: Config) -> None:
+        if not path.exists():
+            put(path, instance="theirs")
+        config.repos.add(id="r", uri="u", guid="a" * 64)
+
+    assert store.transform(change).instance == "theirs"
+
+
+def test_unusable_edit_during_a_change_is_refused_and_kept(tmp_path: Path) -> None:
+    path = put(tmp_path / "c.json")
+    store = ConfigStore.open(path)
+    with pytest.raises(UserError, match="line 1"):
+        store.transform(lambda config: path.write_bytes(b"{") and add_a_repo(config))
+    assert snapshot(tmp_path) == {"c.json": b"{"}
+    assert store.current.instance == "me"
 
 
 def test_edit_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def _enter(
 
     def enter(config: wire.config.Config) -> None:
         nonlocal known, old_key
+        known, old_key = False, ""
         require_identity(config)
         if token.keyid == config.multihost.identity.keyid:
             raise UserError("this token was made by this very machine: paste it on the client")

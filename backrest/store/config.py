@@ -5,7 +5,9 @@ is a new object for each change and never altered: whoever holds one may compare
 level: listeners are called after it is on disk, with the newest configuration, and no change goes untold.
 
 The file may be edited by hand, or by the other program, at any time. So each transaction first looks whether
-it is still what was read or written last, and reads it again if not: nobody's edit is overwritten unseen.
+it is still what was read or written last, and reads it again if not; and looks once more before it writes, and
+starts over if not: nobody's edit is overwritten unseen. Cannot promise: an edit that lands after this last look,
+while the new file is brought to the disk to take the old one's place (some milliseconds).
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from backrest import wire
-from backrest.errors import StorageError, UserError
+from backrest.errors import ConflictError, StorageError, UserError
 from backrest.store import backups
 from backrest.store.configfile import for_backup, parse, serialise
 from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
@@ -32,8 +35,16 @@ from backrest.store.validate import Findings, check, normalise
 log = logging.getLogger(__name__)
 
 Config = wire.config.Config
+T = TypeVar("T")
 
 _INT32_MAX = (1 << 31) - 1
+
+# An editor saves once, and so does a script: who writes into the file this often while we try does so without end.
+TRIES = 5
+
+
+class _EditedError(Exception):
+    """The file is not what was read of it: nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +111,19 @@ class ConfigStore:
         """
         store = cls(Path(os.path.abspath(path)), os.environ if environ is None else environ)
         sweep_temps(store._path)
-        data = store._read()
-        if data is not None:
-            loaded = store._load(data)
-            store._config, store._unknown = loaded.config, loaded.unknown
-            store._digest, store.warnings = _digest(data), loaded.warnings
-            if loaded.migrated:
-                store._write(store._config, data)
-                log.info("%s was brought to version %d", store._path, CURRENT_VERSION)
+        store._again_if_edited(store._open)
         return store
+
+    def _open(self) -> None:
+        data = self._read()
+        if data is None:
+            return
+        loaded = self._load(data)
+        self._config, self._unknown = loaded.config, loaded.unknown
+        self._digest, self.warnings = _digest(data), loaded.warnings
+        if loaded.migrated:
+            self._write(self._config, data)
+            log.info("%s was brought to version %d", self._path, CURRENT_VERSION)
 
     @property
     def path(self) -> Path:
@@ -134,18 +149,33 @@ class ConfigStore:
         peers that push to each other would restart each other for ever). Else modno grows by one, the result
         is validated, written, and told to the listeners before this returns. On UserError (with all problems)
         or StorageError memory and file are as before. ``from_peer``: another instance chose the ids, which need
-        not obey the rule for new ones (W-10); what is odd is logged.
+        not obey the rule for new ones (W-10); what is odd is logged. ``fn`` is called again, with a new copy, when
+        somebody edits the file meanwhile; ConflictError when that does not end.
         """
+
+        def change() -> Config:
+            self._notice_edits()
+            before = self._config
+            draft = _copy(before)
+            if fn(draft) is False:
+                return before
+            return self._commit(before, draft, replace_identity, from_peer)
+
         try:
             with self._transaction():
-                self._notice_edits()
-                before = self._config
-                draft = _copy(before)
-                if fn(draft) is False:
-                    return before
-                return self._commit(before, draft, replace_identity, from_peer)
+                return self._again_if_edited(change)
         finally:
             self._tell()  # also when only an edit of the file was noticed
+
+    def _again_if_edited(self, step: Callable[[], T]) -> T:
+        for _ in range(TRIES):
+            try:
+                return step()
+            except _EditedError:
+                log.info("%s was edited while it was being changed: starting over", self._path)
+        raise ConflictError(
+            f"{self._path} is being edited by somebody else again and again: nothing was changed; try it later"
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -257,13 +287,15 @@ class ConfigStore:
         return loaded
 
     def _write(self, config: Config, old: bytes | None) -> None:
-        """Replace the file, keeping ``old``, its content now, as a backup."""
+        """Replace the file, keeping ``old``, its content now, as a backup. _EditedError: it has another by now."""
         private_dir(self._path.parent)
         data = serialise(config, self._unknown)
         backup = backups.keep(self._path, for_backup(old)) if old is not None else None
         try:
+            if (now := self._read()) is not None and _digest(now) != self._digest:
+                raise _EditedError
             atomic_write(self._path, data)
-        except StorageError:
+        except (StorageError, _EditedError):
             if backup is not None:  # else ten failures would push out the last ten real ones
                 backups.forget(backup)
             raise
