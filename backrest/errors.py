@@ -58,6 +58,10 @@ class StorageError(BackrestError):
     """The disk refused a write or a read. Memory and file are as before the attempt."""
 
 
+class TooLargeError(StorageError):
+    """A file is larger than what is read of one, or would be: nothing was read or written."""
+
+
 class CorruptError(StorageError):
     """A state file holds what this program never writes: refuse to serve from it, offer the repair."""
 

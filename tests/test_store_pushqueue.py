@@ -90,11 +90,10 @@ def test_only_the_last_outcomes_of_each_peer_are_kept(path: Path) -> None:
 def test_too_much_is_refused_and_changes_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    size = message().ByteSize()
-    monkeypatch.setattr(pushqueue, bound, {"MOST_WAITING": 2, "MOST_BYTES": 2 * size}[bound])
     queue = PushQueue.open(path)
     for _ in range(2):
         queue.add("key", "laptop", message())
+    monkeypatch.setattr(pushqueue, bound, {"MOST_WAITING": 2, "MOST_BYTES": path.stat().st_size}[bound])
     before = path.read_bytes()
     with pytest.raises(UserError, match="drop some"):
         queue.add("key", "laptop", message())

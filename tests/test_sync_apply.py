@@ -6,6 +6,8 @@ import pytest
 
 from backrest import wire
 from backrest.permissions import parse_grant
+from backrest.store.configfile import size
+from backrest.sync import apply
 from backrest.sync.apply import Report, SetConfig, apply_set_config
 
 A, B = "a" * 64, "b" * 64
@@ -167,3 +169,63 @@ def test_deleting_needs_write_permission_and_an_unused_repo() -> None:
     assert push(here, ["read-write-config=*"], both).changed
     assert not here.repos
     assert not here.plans
+
+
+# --- how much a peer may add
+
+
+def test_a_peer_can_fill_the_configuration_to_the_bound_and_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = config()
+    [nas] = shared().repos
+    used = sum(map(size, (*here.repos, *here.plans)))
+    monkeypatch.setattr(apply, "TOTAL_BYTES", used + size(nas))
+    report = push(here, ["receive-shared-repos"], shared(password="pp"))
+    assert not report.changed
+    assert report.refused == report.told == ["repo 'nas': the configuration here would be larger than 16 MiB"]
+    assert (report.done, here) == (0, config())
+    assert push(here, ["receive-shared-repos"], shared()).changed
+    assert not push(here, ["receive-shared-repos"], shared(password="pp")).changed, "it may not grow"
+    assert push(here, ["receive-shared-repos"], shared(password="q")).changed
+    monkeypatch.setattr(apply, "TOTAL_BYTES", used)
+    assert push(here, ["receive-shared-repos"], shared(password="")).changed, "smaller, and still too much"
+    monkeypatch.setattr(apply, "TOTAL_BYTES", used + size(here.repos[1]))
+    plans = ["read-write-config=*"]
+    assert "larger than" in push(here, plans, SetConfig(plans=[Plan(id="p", repo="local")])).refused[0]
+    assert push(here, plans, SetConfig(plans=[Plan(id="photos", repo="local")])).changed, (
+        "smaller than it was"
+    )
+    assert push(here, plans, SetConfig(plans_to_delete=["photos"])).changed
+    assert push(here, plans, SetConfig(plans=[Plan(id="p", repo="local")])).changed
+
+
+def test_a_hub_that_shares_without_end_is_refused_item_by_item() -> None:
+    """Attack: a thousand repos of the largest size are more than is read back of a file; then no daemon starts."""
+    here = config()
+    for part in range(2):
+        repos = [
+            Repo(id=f"r{part}-{n}", guid=f"{part}{n:063}", uri=f"/{part}/{n}", env=["A=" + "y" * 250_000])
+            for n in range(70)
+        ]
+        report = push(here, ["receive-shared-repos"], SetConfig(repos=repos))
+        taken = 0 if part else apply.TOTAL_BYTES // size(repos[0])
+        assert (report.done, len(report.refused)) == (taken, 70 - taken)
+        assert "larger than 16 MiB" in report.told[-1]
+    assert sum(map(size, here.repos)) <= apply.TOTAL_BYTES
+    assert push(here, ["receive-shared-repos"], shared()).changed, "what is small still has its place"
+
+
+def test_what_is_small_on_the_wire_and_large_in_the_file_counts_as_large() -> None:
+    """Attack: the name of an enum's value takes fifty bytes of the file for each byte of the message."""
+    here = config()
+    hook = wire.config.Hook(conditions=[wire.config.Hook.CONDITION_SNAPSHOT_WARNING] * 200_000)
+    hooks = [
+        Repo(id=f"r{n}", guid=f"{n:064}", uri=f"/{n}", hooks=[hook], origin_instance_id="hub")
+        for n in range(9)
+    ]
+    message = SetConfig(repos=hooks)
+    assert message.ByteSize() < 2_000_000
+    report = push(here, ["receive-shared-repos", "read-write-config=*"], message)
+    assert 0 < len(report.refused) < 9
+    assert sum(map(size, here.repos)) <= apply.TOTAL_BYTES

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from backrest import wire
-from backrest.errors import ConflictError, StorageError, UserError
-from backrest.store import backups
+from backrest.errors import ConflictError, StorageError, TooLargeError, UserError
+from backrest.store import backups, syscalls
 from backrest.store.configfile import for_backup, parse, serialise
 from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
 from backrest.store.migrations import CURRENT_VERSION, migrate
@@ -256,6 +256,8 @@ class ConfigStore:
             return read_file(self._path)
         except FileNotFoundError:
             return None
+        except TooLargeError as error:
+            raise StorageError(f"{error}{self._newest()}") from error
 
     def _notice_edits(self) -> None:
         """Take over what somebody else wrote into the file since we last read or wrote it."""
@@ -279,17 +281,25 @@ class ConfigStore:
         try:
             loaded = load(data, str(self._path), self._environ)
         except UserError as error:
-            newest = backups.newest(self._path)
-            hint = f" (the newest backup is {newest})" if newest else ""
-            raise UserError(f"{error}{hint}", error.problems) from error
+            raise UserError(f"{error}{self._newest()}", error.problems) from error
         for warning in loaded.warnings:
             log.warning("%s: %s", self._path, warning)
         return loaded
 
+    def _newest(self) -> str:
+        newest = backups.newest(self._path)
+        return f" (the newest backup is {newest})" if newest else ""
+
     def _write(self, config: Config, old: bytes | None) -> None:
-        """Replace the file, keeping ``old``, its content now, as a backup. _EditedError: it has another by now."""
-        private_dir(self._path.parent)
+        """Replace the file, keeping ``old``, its content now, as a backup. _EditedError: it has another by now.
+        UserError: it would be larger than what is read back."""
         data = serialise(config, self._unknown)
+        if len(data) > syscalls.MAX_WHOLE_FILE:
+            raise UserError(
+                f"the change was not made: {self._path} would be larger than {syscalls.MAX_WHOLE_FILE >> 20} MiB and "
+                "could not be read again; remove repositories or plans first"
+            )
+        private_dir(self._path.parent)
         backup = backups.keep(self._path, for_backup(old)) if old is not None else None
         try:
             if (now := self._read()) is not None and _digest(now) != self._digest:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import orjson
+from google.protobuf.message import Message
 
 from backrest import wire
 from backrest.errors import UserError
@@ -47,6 +48,11 @@ def serialise(config: Config, unknown: Unknown) -> bytes:
     out = codec.to_dict(config)
     restore(Config.DESCRIPTOR, out, unknown)
     return _indented(out)
+
+
+def size(item: Message) -> int:
+    """How many bytes of the file a repo or a plan takes: one byte of the message can become fifty (an enum's name)."""
+    return len(_indented({"": [codec.to_dict(item)]}))
 
 
 def _indented(value: Any) -> bytes:

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Iterable
 
-from backrest.errors import StorageError
+from backrest.errors import StorageError, TooLargeError
 from backrest.store import syscalls
 from backrest.store.lock import DirLock
 from backrest.store.paths import Paths, private_dir
@@ -44,10 +44,17 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
 
     Written beside, synced, renamed, directory synced; on return the content survives a power cut. A symbolic
     link stays, and the file that it points to is replaced. On failure: StorageError, the old content in place
-    and no temporary file left, even when only the last step (the directory's sync) failed.
+    and no temporary file left, even when only the last step (the directory's sync) failed. TooLargeError: nobody could
+    read it again.
     Cannot promise: a drive that lies about flushing; hard links and the owner of the old file (it is a new
     file); one failing disk that also refuses to put the old name back (the error then says so).
     """
+    if len(data) > syscalls.MAX_WHOLE_FILE:
+        limit = f"{syscalls.MAX_WHOLE_FILE >> 20} MiB"
+        raise TooLargeError(
+            f"Cannot write {os.fspath(path)}: it would be larger than {limit} and could not be read again; remove some "
+            "of what it holds."
+        )
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
     temp, old = temp_name(target), temp_name(target)

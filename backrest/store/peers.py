@@ -2,8 +2,8 @@
 
 Updates are cheap, in memory, from any thread; ``flush`` writes the file when something changed. Nothing here
 is needed to be right after a crash: a damaged file is set aside and everything is unknown until the peers
-come back. Subscribers are told *that* a peer changed, by its key id, and read what it is now: two changes may
-be told as one, and none is lost.
+come back. What peers show of themselves is kept in the file up to a bound for all of them together. Subscribers are
+told *that* a peer changed, by its key id, and read what it is now: two changes may be told as one, and none is lost.
 
 Secrets: what a peer sends of its configuration is kept as received in memory (a difference can be computed
 from it), and masked in the file and in ``to_proto``.
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import orjson
 
+from backrest.errors import TooLargeError
 from backrest.store import syscalls
 from backrest.store.files import atomic_write, read_file, sweep_temps
 from backrest.store.mask import masked_remote_config
@@ -36,6 +37,10 @@ Role = Literal["client", "host", ""]
 MAX_MESSAGE = 500
 MAX_WARNINGS = 100
 MAX_OFFERED = 1000  # as many repos as a push may hold (sync/apply.py)
+# Of the records in the file, as it has them (one byte of a view can be fifty there). Half of what is read back of a
+# file: the other half is for what is kept of every peer in any case, some KiB at most.
+KEPT_BYTES = 32 * 1024 * 1024
+NOT_KEPT = "what it showed of its configuration was not kept over a restart: there was too much of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,8 @@ class PeerStore:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._records: dict[str, PeerRecord] = {}
-        self._encoded: dict[str, bytes] = {}  # of the records that did not change since they were written
+        self._encoded: dict[str, _Encoded] = {}  # of the records that did not change since they were written
+        self._not_kept: set[str] = set()  # whose views were too much for the file
         self._dirty = False
         self._subscribers: list[Callable[[str], None]] = []
 
@@ -99,7 +105,7 @@ class PeerStore:
     def open(
         cls, path: str | os.PathLike[str], *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> PeerStore:
-        """Read the file; every peer comes back as disconnected. Absent or damaged: an empty store.
+        """Read the file; every peer comes back as disconnected. Absent, damaged or too large: an empty store.
 
         Raises StorageError when it cannot be read at all.
         """
@@ -109,7 +115,7 @@ class PeerStore:
             records = _decode(read_file(path))
         except FileNotFoundError:
             return store
-        except ValueError as bad:
+        except (ValueError, TooLargeError) as bad:
             aside = f"{os.fspath(path)}.bad"
             log.warning("%s is damaged (%s): it was set aside as %s", path, bad, aside)
             with contextlib.suppress(OSError):
@@ -216,11 +222,11 @@ class PeerStore:
                 records = list(self._records.values())
                 encoded = dict(self._encoded)
                 self._dirty = False
-            for record in records:
-                if record.keyid not in encoded:
-                    encoded[record.keyid] = _encode(record)
+            encoded = _encode_all(records, encoded)
+            self._say_what_is_not_kept({keyid for keyid, one in encoded.items() if not one.whole})
             try:
-                atomic_write(self._path, b'{"peers":[\n%s\n]}\n' % b",\n".join(encoded.values()))
+                lines = b",\n".join(one.line for one in encoded.values())
+                atomic_write(self._path, b'{"peers":[\n%s\n]}\n' % lines)
             except BaseException:
                 self._dirty = True
                 raise
@@ -228,6 +234,64 @@ class PeerStore:
                 for record in records:
                     if self._records.get(record.keyid) is record:
                         self._encoded[record.keyid] = encoded[record.keyid]
+
+    def _say_what_is_not_kept(self, keyids: set[str]) -> None:
+        if keyids - self._not_kept:
+            log.warning(
+                "%s: the largest views of peers are not kept over a restart (%d of them): all together are more "
+                "than %d MiB",
+                self._path,
+                len(keyids),
+                KEPT_BYTES >> 20,
+            )
+        self._not_kept = keyids
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A record as it stands in the file; not ``whole``: without what its peer shows. ``size``: if it were whole."""
+
+    line: bytes
+    size: int
+    whole: bool
+
+
+def _encode_all(records: list[PeerRecord], known: dict[str, _Encoded]) -> dict[str, _Encoded]:
+    """By key id, in the order of ``records``; ``known`` are those that did not change.
+
+    When all together are more than KEPT_BYTES the largest lose their views: a peer with much to show, or many that come
+    again and again, cannot push out the views of the others.
+    """
+    out: dict[str, _Encoded] = {}
+    for record in records:
+        one = known.get(record.keyid)
+        if one is None:
+            line = _encode(record)
+            one = _Encoded(line, len(line), whole=True)
+        out[record.keyid] = one
+    room = KEPT_BYTES
+    for record in sorted(records, key=lambda record: out[record.keyid].size):
+        one = out[record.keyid]
+        room -= one.size
+        whole = room >= 0
+        if whole != one.whole:
+            line = _encode(record if whole else _without_view(record))
+            out[record.keyid] = _Encoded(line, one.size, whole)
+    return out
+
+
+def _without_view(record: PeerRecord) -> PeerRecord:
+    before = one_line(record.message, MAX_MESSAGE - len(NOT_KEPT) - 2)
+    return replace(
+        record,
+        message=f"{before}; {NOT_KEPT}" if before else NOT_KEPT,
+        known_repos=(),
+        known_plans=(),
+        remote_config=None,
+        config_ms=0,
+        warnings=(),
+        offered=None,
+    )
 
 
 def _encode(record: PeerRecord) -> bytes:

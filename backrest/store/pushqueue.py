@@ -34,7 +34,9 @@ Result = Literal["applied", "partly", "refused", "unknown"]
 RESULTS: tuple[Result, ...] = ("applied", "partly", "refused", "unknown")
 
 MOST_WAITING = 100  # for one peer: more is a script that runs in a circle
-MOST_BYTES = 16 * 1024 * 1024  # of all that wait: the file is written anew at each change
+# Of all that wait, and of all outcomes, as the file has them (a byte of a message can be fifty there): the file is
+# written anew at each change, and both together stay far below what is read back of one.
+MOST_BYTES = 16 * 1024 * 1024
 ANSWERED_KEPT = 10  # for each peer
 MOST_SENTENCES = 20
 SENTENCE_CHARS = 500
@@ -141,10 +143,11 @@ class PushQueue:
                 )
             copy = SetConfig()
             copy.CopyFrom(message)
-            if sum(push.message.ByteSize() for push in state.waiting) + copy.ByteSize() > MOST_BYTES:
-                raise UserError(f"the pushes that wait would exceed {MOST_BYTES >> 20} MiB: drop some first")
             push = Push(state.last_id + 1, keyid, instance_id, time.time_ns() // 1_000_000, copy)
-            self._write(replace(state, last_id=push.id, waiting=(*state.waiting, push)))
+            waiting = (*state.waiting, push)
+            if len(_encode(_State(waiting=waiting))) > MOST_BYTES:
+                raise UserError(f"the pushes that wait would exceed {MOST_BYTES >> 20} MiB: drop some first")
+            self._write(replace(state, last_id=push.id, waiting=waiting))
         self._tell()
         return push
 
@@ -182,6 +185,8 @@ class PushQueue:
             old = [other.id for other in state.answered if other.keyid == push.keyid]
             gone = set(old[: max(0, len(old) + 1 - ANSWERED_KEPT)])
             answered = (*(other for other in state.answered if other.id not in gone), answer)
+            while len(answered) > 1 and len(_encode(_State(answered=answered))) > MOST_BYTES:
+                answered = answered[len(answered) // 2 :]  # texts of the peers: the older ones give way
             self._write(replace(state, waiting=waiting, answered=answered))
         self._tell()
         return answer

@@ -15,9 +15,10 @@ import os
 import stat
 from typing import Any
 
-from backrest.errors import StorageError
+from backrest.errors import StorageError, TooLargeError
 
-# No whole-file state of ours comes near this; a path given by mistake (a disk image) must not fill memory.
+# No whole-file state of ours comes near this; a path given by mistake (a disk image) must not fill memory. It binds who
+# writes as well (files.atomic_write): what was written larger could never be read again.
 MAX_WHOLE_FILE = 64 << 20
 _PART = 1 << 20  # most of them are read in one go
 
@@ -161,7 +162,8 @@ def lines_of(path: str | os.PathLike[str]) -> io.BufferedReader:
 def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> bytes:
     """The whole content of a plain file of at most ``limit`` bytes.
 
-    FileNotFoundError when it is absent; StorageError when it is something else, larger, or cannot be read.
+    FileNotFoundError when it is absent; TooLargeError when it is larger; StorageError when it is something else, or
+    cannot be read.
     """
     try:
         # O_NONBLOCK: a named pipe put in the place of a file must not hold the program up.
@@ -181,5 +183,5 @@ def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> byte
     except OSError as error:
         raise storage_error("read", path, error) from error
     if len(data) > limit:
-        raise StorageError(f"Cannot read {os.fspath(path)}: it is larger than {limit >> 20} MiB.")
+        raise TooLargeError(f"Cannot read {os.fspath(path)}: it is larger than {limit >> 20} MiB.")
     return bytes(data)

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from backrest import wire
 from backrest.errors import UserError
 from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, VIEW_RESOURCES, Grants
+from backrest.store.configfile import size
 from backrest.store.mask import unmask_plan, unmask_repo
 
 Config = wire.config.Config
+Plan = wire.config.Plan
 Repo = wire.config.Repo
 SetConfig = wire.sync.SyncStreamItem.SyncActionSetConfig
 
@@ -24,6 +26,10 @@ SetConfig = wire.sync.SyncStreamItem.SyncActionSetConfig
 # A push is worked on while the configuration is locked, each item against all that is here.
 MOST_ITEMS = 1000  # in one push, and repos or plans in all when a peer adds one
 ITEM_BYTES = 256 * 1024
+# Of all repos and plans here, as the file has them, when a peer adds to them, and of those that it adds or changes in
+# one push. A thousand at their full size would be more than is read back of a file (64 MiB): then no change of the
+# configuration would work any more, and no daemon start. The rest of that is the user's own.
+TOTAL_BYTES = 16 * 1024 * 1024
 FLAG_CHARS = 4096  # what splits a flag into words takes quadratic time
 
 
@@ -65,6 +71,33 @@ class Report:
         self.changed, self.done = False, 0
 
 
+class _Room:
+    """How much larger a push may make the configuration. Measured only when something is added or changed."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._used: int | None = None
+        self._measured = 0  # the work that this push has made: a small message can be a large text
+
+    def takes(self, new: Plan | Repo, here: Plan | Repo | None) -> bool:
+        """Is there room for it in the place of ``here``? Then it is taken up. What makes nothing larger fits also where
+        there is too much already, unless the push itself is too much work."""
+        if self._measured > TOTAL_BYTES:
+            return False
+        if self._used is None:
+            self._used = sum(map(size, (*self._config.repos, *self._config.plans)))
+        added = size(new)
+        self._measured += added
+        more = added - (0 if here is None else size(here))
+        if more > 0 and self._used + more > TOTAL_BYTES:
+            return False
+        self._used += more
+        return True
+
+
+_TOO_MUCH = f"the configuration here would be larger than {TOTAL_BYTES >> 20} MiB"
+
+
 def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: SetConfig) -> Report:
     """Apply what ``peer``'s permissions (our entry for it) allow to ``config``, in place.
 
@@ -83,10 +116,11 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
         # And what it may write here with READ_WRITE_CONFIG is a repo of this hub, not one that came from elsewhere.
         grants = Grants(p for p in peer.permissions if p.type != RECEIVE_SHARED_REPOS)
         origin = ""
+    room = _Room(config)
     for plan in message.plans:
-        _set_plan(config, grants, plan, report)
+        _set_plan(config, room, grants, plan, report)
     for repo in message.repos:
-        _set_repo(config, origin, grants, repo, report)
+        _set_repo(config, room, origin, grants, repo, report)
     for plan_id in message.plans_to_delete:
         _delete_plan(config, grants, plan_id, report)
     for repo_id in message.repos_to_delete:
@@ -95,7 +129,7 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
     return report
 
 
-def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Report) -> None:
+def _set_plan(config: Config, room: _Room, grants: Grants, plan: Plan, report: Report) -> None:
     if plan.ByteSize() > ITEM_BYTES:
         report.refuse("plan", plan.id, f"larger than {ITEM_BYTES >> 10} KiB")
         return
@@ -113,6 +147,8 @@ def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Re
         return
     if here is None and len(config.plans) >= MOST_ITEMS:
         report.refuse("plan", plan.id, f"there are {MOST_ITEMS} plans here already")
+    elif here != new and not room.takes(new, here):
+        report.refuse("plan", plan.id, _TOO_MUCH)
     elif here is None:
         config.plans.append(new)
         report.did("plan", plan.id, "added")
@@ -121,7 +157,7 @@ def _set_plan(config: Config, grants: Grants, plan: wire.config.Plan, report: Re
         report.did("plan", plan.id, "changed")
 
 
-def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: Report) -> None:
+def _set_repo(config: Config, room: _Room, sender: str, grants: Grants, repo: Repo, report: Report) -> None:
     if repo.ByteSize() > ITEM_BYTES:
         report.refuse("repo", repo.id, f"larger than {ITEM_BYTES >> 10} KiB")
         return
@@ -143,7 +179,7 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
                 "" if seen else "a local repo has the same guid",
             )
         else:
-            _write_repo(config, here, repo, "", grants, report)
+            _write_repo(config, room, here, repo, "", grants, report)
         return
     if here is not None and here.origin_instance_id != sender:
         by = f"it is already shared by {here.origin_instance_id!r}"
@@ -161,9 +197,11 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
         if dropped:
             without = f"taken without {', '.join(dropped)}, which would run programs here"
             report.refuse("repo", repo.id, without, wholly=False)
-        _write_repo(config, here, new, sender, grants, report)
+        _write_repo(config, room, here, new, sender, grants, report)
     elif may_write:
-        _write_repo(config, here, repo, sender if here is not None or claims_origin else "", grants, report)
+        _write_repo(
+            config, room, here, repo, sender if here is not None or claims_origin else "", grants, report
+        )
     elif sender:
         report.refuse(
             "repo", repo.id, f"RECEIVE_SHARED_REPOS is not granted to {sender!r} ('backrest host grant')"
@@ -173,7 +211,7 @@ def _set_repo(config: Config, sender: str, grants: Grants, repo: Repo, report: R
 
 
 def _write_repo(
-    config: Config, here: Repo | None, repo: Repo, origin: str, grants: Grants, report: Report
+    config: Config, room: _Room, here: Repo | None, repo: Repo, origin: str, grants: Grants, report: Report
 ) -> None:
     other = next((r for r in config.repos if r is not here and r.id == repo.id), None)
     if other is None:
@@ -197,6 +235,8 @@ def _write_repo(
     new.origin_instance_id = origin
     if here is None and len(config.repos) >= MOST_ITEMS:
         report.refuse("repo", repo.id, f"there are {MOST_ITEMS} repos here already")
+    elif here != new and not room.takes(new, here):
+        report.refuse("repo", repo.id, _TOO_MUCH)
     elif here is None:
         config.repos.append(new)
         report.did("repo", repo.id, "added")
