@@ -1,8 +1,10 @@
 """The daemon: one nursery that holds the sync port, the admin socket, the clients and the engine.
 
-Start: lock, self-test, stores, then what listens, then what dials. Stop (SIGTERM, SIGINT): the sessions say goodbye,
-what listens closes, the stores are written back; all within STOP_S. SIGHUP reads the configuration again. A failure
-in one peer ends that peer's session; what ends the daemon is a failure of the whole (a port that is taken).
+Start: lock, self-test, stores, then what listens, then what dials. A start writes as well (what was interrupted, what
+is about removed peers); on a full disk it says so and goes on, so that what is there can be read. Stop (SIGTERM,
+SIGINT): the sessions say goodbye, what listens closes, the stores are written back; all within STOP_S. SIGHUP reads the
+configuration again. A failure in one peer ends that peer's session; what ends the daemon is a failure of the whole (a
+port that is taken).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +29,7 @@ from backrest.admin.server import admin_app
 from backrest.admin.settings import Settings
 from backrest.crypto import mlkem
 from backrest.engine import Engine
-from backrest.errors import BackrestError, StorageError, UserError
+from backrest.errors import BackrestError, CorruptError, StorageError, UserError
 from backrest.net.connect import ConnectApp, Stream
 from backrest.net.server import App, ServerSettings, TlsFiles, serve
 from backrest.protocol.session import Limits
@@ -50,6 +53,7 @@ STOP_S = 5.0  # what systemd's and Docker's users expect; both kill after 10 s o
 GRACE_S = 4.0  # of these for open connections
 PEERS_WRITTEN_EVERY_S = 1.0  # a thousand heartbeats a minute are sixty writes, not a thousand
 COMPACT_CHECK_S = 60.0
+RECOVER_AGAIN_S = 60.0  # somebody has to make room first
 # Python looks for cycles after 700 new objects. A batch of operations is some tens of thousands that live until it is
 # stored, none in a cycle: looking through them again and again was a quarter of a first sync.
 COLLECT_AFTER = 20_000
@@ -82,10 +86,7 @@ def run(settings: Settings) -> None:
             except* BackrestError as group:
                 raise _first(group) from None
             finally:
-                try:
-                    peers.flush()
-                except StorageError as error:  # a cache: no reason to end as if something had failed
-                    log.error("the peers' states were not written: %s", error)
+                peers.close()
         finally:
             oplog.close()
 
@@ -115,11 +116,17 @@ class _Daemon:
         self._peers = peers
         self._audit = AuditLog.open(paths.audit)
         self._shares = Shares.open(paths.shares)
-        self._shares.prune(config.current)
         self._pushes = PushQueue.open(paths.pushes)
-        self._pushes.forget_removed(config.current)
         self._parked = ParkedPlans.open(paths.parked_plans)
-        self._parked.settle(config.current)  # a crash may have left a plan in both places
+        for tidy in (
+            self._shares.prune,
+            self._pushes.forget_removed,
+            self._parked.settle,  # a crash may have left a plan in both places
+        ):
+            try:
+                tidy(config.current)
+            except StorageError as error:  # what is too much does no harm until the next start
+                log.error("a file could not be tidied up: %s", error)
         self._engine = Engine(paths, config, oplog, restic_command=settings.restic_command)
         self._watch = ConfigWatch(config)
         limits = Limits(heartbeat_s=settings.heartbeat_s)
@@ -137,7 +144,7 @@ class _Daemon:
         self._stopping = trio.Event()
 
     async def main(self) -> None:
-        await trio.to_thread.run_sync(self._engine.recover)
+        await self._recover()
         with (
             self._watch.running(),
             trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
@@ -149,6 +156,7 @@ class _Daemon:
                 async with trio.open_nursery() as background:
                     background.start_soon(self._write_peers)
                     background.start_soon(self._compact)
+                    background.start_soon(self._catch_up)
                     background.start_soon(self._hub.run)
                     background.start_soon(self._hub.prune_tokens)
                     async with trio.open_nursery() as sessions:
@@ -253,6 +261,28 @@ class _Daemon:
                 await trio.sleep(PEERS_WRITTEN_EVERY_S)
                 # A cache of states: the next change tries again.
                 await _housework("the peers' states were not written", self._peers.flush)
+
+    async def _recover(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._engine.recover)
+        except CorruptError:
+            raise
+        except StorageError as error:
+            log.error(
+                "operations that were interrupted stay as they are for now, and no backup runs: %s", error
+            )
+
+    async def _catch_up(self) -> None:
+        """Once there is room on the disk again, without waiting for a backup to ask for it."""
+
+        def quietly() -> None:
+            with suppress(StorageError):  # said at the start; once a minute would fill the next disk
+                self._engine.catch_up()
+                log.info("operations that were interrupted are recorded as such: backups can run")
+
+        while self._engine.unrecovered:
+            await trio.sleep(RECOVER_AGAIN_S)
+            await _housework("interrupted operations were not recorded as such", quietly)
 
     async def _compact(self) -> None:
         while True:

@@ -96,6 +96,18 @@ def using(disk: Disk) -> Iterator[None]:
         syscalls.disk = before
 
 
+class FullDisk(Disk):
+    """Nothing more can be written while it is ``full``; what needs no room (to rename, to remove) can be done."""
+
+    def __init__(self) -> None:
+        self.full = True
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        if self.full:
+            raise full_disk()
+        return REAL.write(fd, data, offset)
+
+
 def full_disk() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

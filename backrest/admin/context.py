@@ -121,7 +121,7 @@ class Context:
             from backrest.store.peers import PeerStore
 
             self._peers = PeerStore.open(self.paths.peers)
-            self._opened.append(self._peers.flush)
+            self._opened.append(self._peers.close)
         return self._peers
 
     def peer_records(self) -> list[PeerRecord]:

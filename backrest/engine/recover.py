@@ -1,6 +1,7 @@
 """After a start: what a process that was killed left in the history (ENGINE.md 2.5).
 
-Local operations only: those of other instances are copies, whose owners say what became of them (W-22).
+Local operations only: those of other instances are copies, whose owners say what became of them (W-22). On a full disk
+it can be done later, as long as nothing has run since: what runs now looks the same.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ class Recovered:
 
 
 def recover(oplog: OpLog) -> Recovered:
-    """Blocking. To be called once, before anything is run."""
+    """Blocking. To be called before anything is run. StorageError: to be called again; the interrupted ones, which are
+    the last to be written, are then found again."""
+    dropped = [one.id for one in oplog.query(Query(origin="", status=_DROPPED))]
+    if dropped:
+        oplog.delete(dropped)
     running = list(oplog.query(Query(origin="", status=operations.STATUS_INPROGRESS)))
     for operation in running:
         operation.status = operations.STATUS_ERROR
@@ -40,7 +45,4 @@ def recover(oplog: OpLog) -> Recovered:
         operation.display_message = f"{INTERRUPTED}\n\n{before}" if before else INTERRUPTED
     if running:
         oplog.update(running)
-    dropped = [one.id for one in oplog.query(Query(origin="", status=_DROPPED))]
-    if dropped:
-        oplog.delete(dropped)
     return Recovered(len(running), len(dropped), frozenset(one.repo_guid for one in running))

@@ -8,6 +8,7 @@ everything at a shutdown: the operations then say so, and restic gets the shorte
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -39,7 +40,7 @@ def wall_clock_ms() -> int:
 
 
 class Engine:
-    """One for each process. All methods but ``recover``, ``stop`` and ``cancel`` are for trio tasks."""
+    """One for each process. Methods are for trio tasks, but for ``recover``, ``catch_up``, ``stop`` and ``cancel``."""
 
     def __init__(
         self,
@@ -56,6 +57,9 @@ class Engine:
         self._oplog = oplog
         self._locks: dict[str, trio.Lock] = {}
         self._running: dict[int, trio.CancelScope] = {}
+        self._recovering = threading.RLock()
+        self.unrecovered = False
+        """What a killed process left is still to be ended: the disk refused it."""
 
     # start and stop
 
@@ -63,8 +67,22 @@ class Engine:
         """Blocking, once at the start: end what a killed process left INPROGRESS, drop what it never began.
 
         Locks that it left in repositories are removed when the next task works on them. Also deletes old task
-        logs.
+        logs. StorageError: it is done before the first task runs, or by ``catch_up``.
         """
+        with self._recovering:
+            self.unrecovered = True
+            found = self._recover()
+            self.unrecovered = False
+        return found
+
+    def catch_up(self) -> None:
+        """Blocking. What ``recover`` could not do, if anything; StorageError when it still cannot be done. Every task
+        begins with it: its operation would look like one that a killed process left."""
+        with self._recovering:
+            if self.unrecovered:
+                self.recover()
+
+    def _recover(self) -> Recovered:
         found = recover(self._oplog)
         self.bench.interrupted |= found.guids
         if found.interrupted:
@@ -110,6 +128,7 @@ class Engine:
         command.tags(plan.id, instance)
         if not repo.guid:
             repo = await self.adopt(repo.id)
+        await self._caught_up()
         task = BackupTask(self.bench, instance, repo, plan, dry_run=dry_run, callback=progress)
         await task.record.add()
         operation = task.record.operation
@@ -121,6 +140,10 @@ class Engine:
             finally:
                 del self._running[operation.id]
         return operation
+
+    async def _caught_up(self) -> None:
+        if self.unrecovered:  # else no thread is needed
+            await trio.to_thread.run_sync(self.catch_up)
 
     async def _run(self, task: BackupTask, plan_id: str) -> None:
         """Run it with the configuration as it is now: it may have waited for hours."""
@@ -137,6 +160,7 @@ class Engine:
         repo = self._repo(repo_id)
         if not repo.guid:
             repo = await self.adopt(repo_id)
+        await self._caught_up()
         async with self._lock(repo.guid):
             repository = await self.bench.repository(repo)
             await self.bench.clear_locks(repository)

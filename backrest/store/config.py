@@ -107,7 +107,8 @@ class ConfigStore:
         """Read the file; one of an older version is written back at once, its predecessor kept as a backup.
 
         An absent file gives the defaults and is not made. UserError: the content cannot be used, with all
-        problems listed; StorageError: it cannot be read, or not be written back.
+        problems listed; StorageError: it cannot be read. What cannot be written back (a full disk) is said, and is in
+        force all the same: the next change writes it.
         """
         store = cls(Path(os.path.abspath(path)), os.environ if environ is None else environ)
         sweep_temps(store._path)
@@ -122,8 +123,12 @@ class ConfigStore:
         self._config, self._unknown = loaded.config, loaded.unknown
         self._digest, self.warnings = _digest(data), loaded.warnings
         if loaded.migrated:
-            self._write(self._config, data)
-            log.info("%s was brought to version %d", self._path, CURRENT_VERSION)
+            try:
+                self._write(self._config, data)
+            except StorageError as error:
+                log.error("the configuration is used as version %d, but: %s", CURRENT_VERSION, error)
+            else:
+                log.info("%s was brought to version %d", self._path, CURRENT_VERSION)
 
     @property
     def path(self) -> Path:

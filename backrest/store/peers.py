@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import orjson
 
-from backrest.errors import TooLargeError
+from backrest.errors import StorageError, TooLargeError
 from backrest.store import syscalls
 from backrest.store.files import atomic_write, read_file, sweep_temps
 from backrest.store.mask import masked_remote_config
@@ -234,6 +234,14 @@ class PeerStore:
                 for record in records:
                     if self._records.get(record.keyid) is record:
                         self._encoded[record.keyid] = encoded[record.keyid]
+
+    def close(self) -> None:
+        """The last flush. What the disk refuses is said, and no more: it is a cache, and whoever only reads must not
+        fail over it."""
+        try:
+            self.flush()
+        except StorageError as error:
+            log.error("the peers' states were not written: %s", error)
 
     def _say_what_is_not_kept(self, keyids: set[str]) -> None:
         if keyids - self._not_kept:
