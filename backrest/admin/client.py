@@ -175,27 +175,30 @@ def _on_files(
 
 
 def run(context: Context, method: Method, args: Mapping[str, Any], on_event: OnEvent | None) -> Any:
-    """The use case in this process. ``damaged`` of its result: the files that it did without."""
+    """The use case in this process. ``damaged`` of its result: the files that it did without; ``unfinished``: what did
+    not follow the change that it made."""
+    from backrest.admin.context import following_up
+
     function = method.load()
     given = arguments(function, args)
     if on_event is None:
-        return _with_damaged(function(context, **given), context)
+        with following_up() as unfinished:
+            result = function(context, **given)
+        return result | context.remarks(unfinished)
     import trio
 
     async def emit(event: dict[str, Any]) -> None:
         on_event(event)
 
     async def main() -> Any:
-        return await function(context, emit, **given)
+        with following_up() as unfinished:
+            result = await function(context, emit, **given)
+        return result | context.remarks(unfinished)
 
     try:
-        return _with_damaged(trio.run(main), context)
+        return trio.run(main)
     except BaseExceptionGroup as group:
         raise _single(group) from None
-
-
-def _with_damaged(result: Any, context: Context) -> Any:
-    return result | {"damaged": context.damaged} if context.damaged else result
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

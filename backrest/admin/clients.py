@@ -66,9 +66,10 @@ def _configured(context: Context, ident: str) -> Peer | None:
 
 
 def _purge(context: Context, keyid: str) -> int:
+    context.ready_to_record()
     purged = context.oplog.purge(keyid)
     context.peers.remove(keyid)
-    context.audit.append("client-purged", keyid=keyid, operations=purged)
+    context.record("client-purged", keyid=keyid, operations=purged)
     return purged
 
 

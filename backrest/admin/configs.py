@@ -53,7 +53,7 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
         if draft.multihost.identity.keyid == here.multihost.identity.keyid:
             check_origins(here, draft)
 
-    after = context.config.transform(replace, replace_identity=True)
+    after = context.transform(replace, replace_identity=True)
     changed = after is not before
     renewed = (
         bool(before.multihost.identity.keyid)
@@ -61,5 +61,5 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
     )
     if changed:
         context.forget_gone()
-        context.audit.append("config-imported", modno=after.modno, new_identity=renewed)
+        context.record("config-imported", modno=after.modno, new_identity=renewed)
     return {"changed": changed, "modno": after.modno, "newIdentity": renewed}

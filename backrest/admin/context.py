@@ -7,18 +7,27 @@ opening, which only happens in commands; the daemon opens everything before it s
 A small file (pushes, shares, parked plans) that is damaged, or that the disk does not give back, fails the use case
 that needs it. One that can do without asks through ``if_sound``, and ``damaged`` then has the sentence for the user.
 Only commands meet this: the daemon does not start with such a file.
+
+A change and its line in the audit log are two writes, and the second may be refused. So, for every use case: before a
+change the log is looked at, and one that is known to take no line (it was moved away, it is damaged) refuses it. Once
+the change is made nothing takes it back. What the disk then refuses of all that follows it is logged by the daemon and
+said beside the result, as ``unfinished``; it is no error, which would say that nothing was done, and keep the secret of
+a token that exists.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backrest.errors import StorageError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from backrest import wire
@@ -34,6 +43,22 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+log = logging.getLogger("backrest")
+
+# Of the use case that runs now, in whatever thread or task of it; the daemon runs several in one Context.
+_unfinished: ContextVar[list[str] | None] = ContextVar("unfinished", default=None)
+
+
+@contextmanager
+def following_up() -> Iterator[list[str]]:
+    """Around one use case: the sentences about what did not follow its change."""
+    sentences: list[str] = []
+    token = _unfinished.set(sentences)
+    try:
+        yield sentences
+    finally:
+        _unfinished.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +167,50 @@ class Context:
                 self.damaged.append(str(error))
             return None
 
+    def ready_to_record(self) -> None:
+        """To be called before a change that is recorded. StorageError: the audit log is known to take no line."""
+        self.audit.check()
+
+    def transform(
+        self, change: Callable[[wire.config.Config], bool | None], **how: bool
+    ) -> wire.config.Config:
+        """The configuration's ``transform``, for a change that is recorded."""
+        self.ready_to_record()
+        return self.config.transform(change, **how)
+
+    def record(self, event: str, **fields: Any) -> None:
+        """The line in the audit log about a change that is made."""
+        self.afterwards("it is done, but the audit log misses it", lambda: self.audit.append(event, **fields))
+
+    def afterwards(self, failed: str, step: Callable[[], T]) -> T | None:
+        """What ``step`` gives, which follows a change that is made. None, and a sentence that begins with ``failed``,
+        when the disk refuses it."""
+        try:
+            return step()
+        except StorageError as error:
+            sentences = _unfinished.get()
+            if sentences is not None:
+                sentences.append(f"{failed}: {error}")
+            if sentences is None or self.daemon is not None:
+                log.error("%s: %s", failed, error)
+            return None
+
+    def remarks(self, unfinished: list[str]) -> dict[str, Any]:
+        """What is said beside a result."""
+        return ({"damaged": self.damaged} if self.damaged else {}) | (
+            {"unfinished": unfinished} if unfinished else {}
+        )
+
     def forget_gone(self) -> None:
         """Throw away what the small files hold of peers and repositories that are no longer in the configuration.
-        The daemon does so at each start as well, so what a damaged file keeps for now does no harm. StorageError: a
-        sound one could not be written."""
+        The daemon does so at each start as well, so what a damaged file keeps for now, or one that cannot be written, does
+        no harm."""
         config = self.config.current
+        failed = "it is done, but what belonged to it was not thrown away"
         if (shares := self.if_sound(lambda: self.shares)) is not None:
-            shares.prune(config)
+            self.afterwards(failed, lambda: shares.prune(config))
         if (pushes := self.if_sound(lambda: self.pushes)) is not None:
-            pushes.forget_removed(config)
+            self.afterwards(failed, lambda: pushes.forget_removed(config))
 
     @property
     def parked(self) -> ParkedPlans:

@@ -156,11 +156,11 @@ def _enter(
         entry.instance_url = url
         entry.initial_pairing_secret = token.secret
 
-    config = context.config.transform(enter)
+    config = context.transform(enter)
     entry = find(config.multihost.known_hosts, token.keyid, "hub")
     if old_key:
         context.peers.remove(old_key)
-    context.audit.append(
+    context.record(
         "host-added",
         instance=entry.instance_id,
         keyid=entry.keyid,

@@ -50,9 +50,9 @@ def rotate(context: Context, keyid: str) -> dict[str, Any]:
         for host in config.multihost.known_hosts:
             host.initial_pairing_secret = ""  # an attempt under way was made with the old key
 
-    context.config.transform(change, replace_identity=True)
+    context.transform(change, replace_identity=True)
     result = show(context) | {"oldKeyId": keyid, "tokens": before["tokens"]}
-    context.audit.append(
+    context.record(
         "identity-rotated",
         instance=result["instanceId"],
         keyid=result["keyId"],
@@ -60,5 +60,8 @@ def rotate(context: Context, keyid: str) -> dict[str, Any]:
         tokens_dropped=result["tokens"],
     )
     # The old private key must not outlive the rotation in a backup.
-    cleaned = context.config.clean_backups(identity=False)
-    return result | {"cleanedBackups": [str(path) for path in cleaned]}
+    cleaned = context.afterwards(
+        "the key is replaced, but the old one is still in backups of the configuration",
+        lambda: context.config.clean_backups(identity=False),
+    )
+    return result | {"cleanedBackups": [str(path) for path in cleaned or ()]}

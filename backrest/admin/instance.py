@@ -54,9 +54,9 @@ def init(context: Context, instance_id: str | None = None) -> dict[str, Any]:
             added.append("identity")
         return bool(added)
 
-    config = context.config.transform(complete)
+    config = context.transform(complete)
     if added:
-        context.audit.append(
+        context.record(
             "initialised", instance=config.instance, keyid=config.multihost.identity.keyid, added=added
         )
     return {

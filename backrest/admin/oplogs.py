@@ -76,7 +76,7 @@ async def repair(context: Context, emit: Emit) -> dict[str, Any]:
         return _report(context, Report()) | {"setAside": 0, "asideFile": ""}
     report = await _reporting(emit, partial(OpLog.repair, path))
     if report.set_aside:
-        context.audit.append("oplog-repaired", bad_lines=report.bad_lines, file=report.set_aside)
+        context.record("oplog-repaired", bad_lines=report.bad_lines, file=report.set_aside)
     return _report(context, report) | {"setAside": report.bad_lines, "asideFile": report.set_aside}
 
 

@@ -74,10 +74,10 @@ def regrant(
         peer.permissions.extend(granted)
         return True
 
-    context.config.transform(change)
+    context.transform(change)
     [peer] = found
     given = formatted(granted)
-    context.audit.append(event, instance=peer.instance_id, keyid=peer.keyid, permissions=given)
+    context.record(event, instance=peer.instance_id, keyid=peer.keyid, permissions=given)
     return {"instanceId": peer.instance_id, "keyId": peer.keyid, "grants": given}
 
 

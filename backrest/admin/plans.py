@@ -50,8 +50,8 @@ def add(context: Context, plan: dict[str, Any]) -> dict[str, Any]:
         _check_repo(config, new)
         config.plans.append(new)
 
-    context.config.transform(append)
-    context.audit.append("plan-added", plan=new.id, repo=new.repo)
+    context.transform(append)
+    context.record("plan-added", plan=new.id, repo=new.repo)
     return {"plan": codec.to_dict(masked_plan(new))}
 
 
@@ -79,10 +79,10 @@ def set_plan(
         result.update(plan=codec.to_dict(masked_plan(here)), changed=changed)
 
     refuse_parked(context, plan_id)
-    context.config.transform(change)
+    context.transform(change)
     if result["changed"]:
         fields_changed = [one["field"] for one in result["changed"]]
-        context.audit.append("plan-changed", plan=plan_id, fields=fields_changed)
+        context.record("plan-changed", plan=plan_id, fields=fields_changed)
     return result
 
 
@@ -150,8 +150,9 @@ def remove(context: Context, plan_id: str) -> dict[str, Any]:
 
     entry = find_parked(context, plan_id)
     if entry is not None:
+        context.ready_to_record()
         context.parked.remove(plan_id)
     else:
-        context.config.transform(drop)
-    context.audit.append("plan-removed", plan=plan_id, parked=entry is not None)
+        context.transform(drop)
+    context.record("plan-removed", plan=plan_id, parked=entry is not None)
     return {"removed": plan_id, "parked": entry is not None}

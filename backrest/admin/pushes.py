@@ -127,11 +127,12 @@ def list_pushes(context: Context) -> dict[str, Any]:
 
 def drop(context: Context, push_id: int) -> dict[str, Any]:
     """Take a push back, or forget an outcome. ``sent``: it was sent already, and may be applied."""
+    context.ready_to_record()
     found = context.pushes.drop(push_id)
     if isinstance(found, Answer):
         _forget_notice(context, found)
         return {"id": push_id, "instanceId": found.instance_id, "waited": False, "sent": True}
-    context.audit.append(
+    context.record(
         "push-dropped",
         push=push_id,
         keyid=found.keyid,
@@ -241,8 +242,9 @@ def _parse(kind: type[M], given: dict[str, Any], where: str) -> M:
 
 def enqueue(context: Context, peer: Peer, message: SetConfig) -> Push:
     """Blocking. Into the queue, and into the audit log, by id."""
+    context.ready_to_record()
     queued = context.pushes.add(peer.keyid, peer.instance_id, message)
-    context.audit.append(
+    context.record(
         "pushed",
         push=queued.id,
         keyid=peer.keyid,

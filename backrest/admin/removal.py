@@ -24,7 +24,7 @@ def remove_peer(context: Context, ident: str, role: str) -> dict[str, Any]:
             context.parked.park(removal)
         done[:] = [removal]
 
-    context.config.transform(change)
+    context.transform(change)
     return removed(context, role, done[0])
 
 
@@ -46,7 +46,7 @@ def removed(context: Context, role: str, removal: Removal) -> dict[str, Any]:
         "removedRepos": [repo.id for repo in removal.repos],
         "parkedPlans": [plan.id for plan in removal.plans],
     }
-    context.audit.append(
+    context.record(
         f"{role}-removed",
         instance=peer.instance_id,
         keyid=peer.keyid,

@@ -97,6 +97,7 @@ async def add(context: Context, emit: Emit, repo: dict[str, Any], initialize: bo
     if new.guid or new.origin_instance_id or new.shared:
         raise UserError("a new repository comes without guid, origin and sharing")
     _check_new(context.config.current, new)
+    await trio.to_thread.run_sync(context.ready_to_record)  # before a repository is made
     made = False
     if initialize:
         await emit({"message": f"asking restic about {masked_repo(new).uri}"})
@@ -109,8 +110,8 @@ async def add(context: Context, emit: Emit, repo: dict[str, Any], initialize: bo
         config.repos.append(new)
 
     def store() -> None:
-        context.config.transform(append)
-        context.audit.append("repo-added", repo=new.id, guid=new.guid, made=made)
+        context.transform(append)
+        context.record("repo-added", repo=new.id, guid=new.guid, made=made)
 
     await trio.to_thread.run_sync(store)
     return {"repo": codec.to_dict(masked_repo(new)), "made": made}
@@ -149,6 +150,7 @@ async def put(context: Context, given: Repo) -> Config:
     new = unmask_repo(given, old)
     if old is None:
         _check_given(new)
+    await trio.to_thread.run_sync(context.ready_to_record)
     new.ClearField("guid")
     new.auto_initialize = False
     engine = await trio.to_thread.run_sync(lambda: context.engine)
@@ -165,11 +167,11 @@ async def put(context: Context, given: Repo) -> Config:
             here.CopyFrom(new)
 
     def store() -> Config:
-        config = context.config.transform(replace)
+        config = context.transform(replace)
         if old is not None and old.guid and old.guid != new.guid:
             _move_history(context, new.id, old.guid, new.guid)
         context.forget_gone()
-        context.audit.append("repo-changed" if old is not None else "repo-added", repo=new.id, guid=new.guid)
+        context.record("repo-changed" if old is not None else "repo-added", repo=new.id, guid=new.guid)
         return config
 
     return await trio.to_thread.run_sync(store)
@@ -269,10 +271,10 @@ async def set_repo(
         here.CopyFrom(new)
 
     def store() -> None:
-        context.config.transform(change)
+        context.transform(change)
         if new != old:
             fields = [one["field"] for one in changed]
-            context.audit.append("repo-changed", repo=repo_id, guid=new.guid, fields=fields)
+            context.record("repo-changed", repo=repo_id, guid=new.guid, fields=fields)
 
     changed = changed_fields(old, new, masked_repo(old), masked_repo(new))
     await trio.to_thread.run_sync(store)
@@ -341,9 +343,9 @@ def remove(context: Context, repo_id: str) -> dict[str, Any]:
         config.repos.remove(repo)
 
     before = context.config.current
-    after = context.config.transform(drop)
+    after = context.transform(drop)
     context.forget_gone()
-    context.audit.append("repo-removed", repo=repo_id)
+    context.record("repo-removed", repo=repo_id)
     origin = gone[0].origin_instance_id
     hubs = {peer.instance_id for peer in after.multihost.known_hosts}
     offered = origin in hubs and gone[0].id not in {r.id for r in withdrawn(before, context.peer_records())}

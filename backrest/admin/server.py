@@ -18,7 +18,7 @@ import trio
 
 from backrest.admin import faults, reference, streaming
 from backrest.admin.client import SERVICE
-from backrest.admin.context import Context
+from backrest.admin.context import Context, following_up
 from backrest.admin.registry import METHODS, Method, arguments
 from backrest.errors import Code, UserError
 from backrest.net.connect import ConnectApp, ConnectError, ConnectStream, Stream, Unary, UnaryRequest
@@ -48,8 +48,9 @@ async def _answer(context: Context, method: Method, request: UnaryRequest) -> by
         # A step that has begun finishes, whoever leaves. Only what merely reads is given up when the daemon ends:
         # the check of a long history would hold it up for half a minute.
         work = partial(function, context, **given)
-        result = await trio.to_thread.run_sync(work, abandon_on_cancel=method.only_reads)
-    return orjson.dumps(result)
+        with following_up() as unfinished:
+            result = await trio.to_thread.run_sync(work, abandon_on_cancel=method.only_reads)
+    return orjson.dumps(result | context.remarks(unfinished))
 
 
 async def _report(context: Context, method: Method, stream: ConnectStream) -> None:
@@ -61,7 +62,9 @@ async def _report(context: Context, method: Method, stream: ConnectStream) -> No
         async def emit(event: dict[str, Any]) -> None:
             await send(orjson.dumps(event))
 
-        await emit({"result": await function(context, emit, **given)})
+        with following_up() as unfinished:
+            result = await function(context, emit, **given)
+        await emit({"result": result | context.remarks(unfinished)})
 
     await streaming.answer(stream, handle)
 

@@ -93,11 +93,12 @@ async def share(
         here.shared = True
 
     def store() -> Config:
+        context.ready_to_record()
         context.shares.prune(context.config.current)
         context.shares.set(repo.guid, addresses)  # first: the first push goes to the right address
-        config = context.config.transform(mark)
+        config = context.transform(mark)
         changed = {find_keyid(config, keyid): mask_uri(uri or "") for keyid, uri in addresses.items()}
-        context.audit.append("repo-shared", repo=repo_id, guid=repo.guid, uris=changed)
+        context.record("repo-shared", repo=repo_id, guid=repo.guid, uris=changed)
         return config
 
     config = await trio.to_thread.run_sync(store)
@@ -215,7 +216,7 @@ def unshare(context: Context, repo_id: str) -> dict[str, Any]:
         here.shared = False
 
     before = find(context.config.current, repo_id)
-    config = context.config.transform(unmark)
+    config = context.transform(unmark)
     repo = find(config, repo_id)
     held_by = []
     for peer in config.multihost.authorized_clients if repo.guid else ():
@@ -223,7 +224,7 @@ def unshare(context: Context, repo_id: str) -> dict[str, Any]:
         if record is not None and _lists(repo, record):
             held_by.append(peer.instance_id)
     if before.shared:
-        context.audit.append("repo-unshared", repo=repo_id, guid=repo.guid)
+        context.record("repo-unshared", repo=repo_id, guid=repo.guid)
     return {"repo": codec.to_dict(masked_repo(repo)), "changed": before.shared, "heldBy": held_by}
 
 

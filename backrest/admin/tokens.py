@@ -80,8 +80,8 @@ def make(
                 )
         config.multihost.pairing_tokens.append(token)
 
-    config = context.config.transform(add)
-    context.audit.append(
+    config = context.transform(add)
+    context.record(
         "token-created",
         label=token.label,
         expires_at_unix=token.expires_at_unix,
@@ -122,9 +122,9 @@ def prune(context: Context) -> dict[str, Any]:
         labels[:] = prune_tokens(config, clock.now_ms() // 1000, kept_s=0)
         return bool(labels)
 
-    context.config.transform(drop)
+    context.transform(drop)
     if labels:
-        context.audit.append("tokens-pruned", labels=labels)
+        context.record("tokens-pruned", labels=labels)
     return {"pruned": labels}
 
 
@@ -148,6 +148,6 @@ def revoke(context: Context, label: str) -> dict[str, Any]:
         del tokens[:]
         tokens.extend(keep)
 
-    context.config.transform(drop)
-    context.audit.append("token-revoked", label=label, revoked=revoked)
+    context.transform(drop)
+    context.record("token-revoked", label=label, revoked=revoked)
     return {"label": label, "revoked": revoked}

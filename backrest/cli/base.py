@@ -73,11 +73,14 @@ class Shared:
         )
 
     def _heard(self, result: Any) -> Any:
-        """A damaged file that did not keep the command from its work is named all the same, once."""
+        """A damaged file that did not keep the command from its work is named all the same, once; and what did not
+        follow the change that is made."""
         for sentence in result.get("damaged", ()):
             if sentence not in self.named:
                 self.named.add(sentence)
                 output.note(f"backrest: {sentence}. `backrest serve` does not start with it.")
+        for sentence in result.get("unfinished", ()):
+            output.note(f"backrest: {sentence}")
         return result
 
 

@@ -86,6 +86,11 @@ class AuditLog:
             file.close()
             raise
 
+    def check(self) -> None:
+        """StorageError when it is known without a write that nothing can be appended: the file was moved away, say."""
+        with self._lock:
+            self._file.check()
+
     def append(self, event: str, **fields: Any) -> None:
         """Add one event. Fields are texts, numbers, booleans, None, or lists of these, and never secrets.
 

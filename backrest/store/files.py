@@ -205,6 +205,10 @@ class AppendFile:
             self.checksum = zlib.crc32(data, self.checksum)
         return start
 
+    def check(self) -> None:
+        """StorageError when an append would fail before it writes: the file was removed, replaced or changed."""
+        self._settle()
+
     def cut(self, length: int) -> None:
         """Drop what lies behind ``length`` (a torn last line), durably. Raises StorageError."""
         self.length = length

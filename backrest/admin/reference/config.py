@@ -52,9 +52,9 @@ def set_config(context: Context, request: Config) -> Config:
         draft.CopyFrom(new)
 
     before = context.config.current
-    after = context.config.transform(change)
+    after = context.transform(change)
     if after is not before:
-        context.audit.append("config-set", modno=after.modno, **_summary(before, after))
+        context.record("config-set", modno=after.modno, **_summary(before, after))
     context.forget_gone()
     for role, removal in taken:
         removed(context, role, removal)

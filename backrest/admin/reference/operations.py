@@ -199,9 +199,10 @@ def clear_history(context: Context, request: Service.ClearHistoryRequest) -> Emp
                 "it there, or remove the client with `backrest client remove ID --purge`",
             )
         raise ConnectError(Code.FAILED_PRECONDITION, "this operation runs right now: cancel it first")
+    context.ready_to_record()
     deleted = 0
     for start in range(0, len(mine), DELETED_AT_A_TIME):
         deleted += len(log.delete(mine[start : start + DELETED_AT_A_TIME]))
     if mine:
-        context.audit.append("history-cleared", operations=deleted, kept=stay)
+        context.record("history-cleared", operations=deleted, kept=stay)
     return Empty()
