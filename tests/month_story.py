@@ -136,7 +136,7 @@ class Month(Standing):
         for at, _, event in self.script():
             await trio.sleep_until(began + at)
             self.nursery.start_soon(self._let_happen, event)
-        await trio.sleep(HOUR)
+        await trio.sleep(HOUR)  # simulated
         await self._let_happen(self.the_end)
 
     async def _let_happen(self, event: Callable[[], Awaitable[None]]) -> None:
@@ -204,7 +204,9 @@ class Month(Standing):
 
     async def compact(self, machine: Machine, seed: float) -> None:
         made = [self._begin(machine, "photos") for _ in range(2)]
-        await trio.sleep(random.Random(seed).choice([0, 5]))  # simulated: nobody, or everybody, has seen them
+        await trio.sleep(
+            random.Random(seed).choice([0, 5])
+        )  # simulated: nobody, or everybody, has seen them  # simulated
         machine.instance.peers.flush()  # before: it syncs the directory, and would hide a compaction that does not
         machine.instance.oplog.delete([operation.id for operation in made])
         machine.instance.oplog.compact()
@@ -282,7 +284,7 @@ class Month(Standing):
         client, old = self.clients[name], self.clients[name].instance.keyid
         with here(client):
             identity.rotate(client.instance.context(), old)
-        await trio.sleep(MINUTE)  # simulated: for the owner to go over to the hub
+        await trio.sleep(MINUTE)  # simulated: for the owner to go over to the hub  # simulated
         with here(self.hub):
             removed = clients.remove(self.hub.instance.context(), name)
         self._archived[old] = self._held(old)

@@ -347,7 +347,7 @@ class Machine:
         try:
             self.disk.in_steps(steps, take)
             await work()
-            await trio.sleep(MOMENT_S)
+            await trio.sleep(MOMENT_S)  # simulated
             if not copy.exists():
                 take()
             where = f"a copy of the log of {self.name}"
