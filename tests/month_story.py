@@ -284,7 +284,7 @@ class Month(Standing):
         client, old = self.clients[name], self.clients[name].instance.keyid
         with here(client):
             identity.rotate(client.instance.context(), old)
-        await trio.sleep(MINUTE)  # simulated: for the owner to go over to the hub  # simulated
+        await trio.sleep(MINUTE)  # simulated
         with here(self.hub):
             removed = clients.remove(self.hub.instance.context(), name)
         self._archived[old] = self._held(old)

@@ -203,8 +203,8 @@ class Context:
 
     def forget_gone(self) -> None:
         """Throw away what the small files hold of peers and repositories that are no longer in the configuration.
-        The daemon does so at each start as well, so what a file keeps for now (it is damaged, or cannot be written) does
-        no harm."""
+        The daemon does so at each start as well, so what a file keeps for now (it is damaged, or cannot be written)
+        does no harm."""
         config = self.config.current
         failed = "it is done, but what belonged to it was not thrown away"
         if (shares := self.if_sound(lambda: self.shares)) is not None:
