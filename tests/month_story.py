@@ -204,9 +204,8 @@ class Month(Standing):
 
     async def compact(self, machine: Machine, seed: float) -> None:
         made = [self._begin(machine, "photos") for _ in range(2)]
-        await trio.sleep(
-            random.Random(seed).choice([0, 5])
-        )  # simulated: nobody, or everybody, has seen them  # simulated
+        wait = random.Random(seed).choice([0, 5])  # nobody, or everybody, has seen them
+        await trio.sleep(wait)  # simulated
         machine.instance.peers.flush()  # before: it syncs the directory, and would hide a compaction that does not
         machine.instance.oplog.delete([operation.id for operation in made])
         machine.instance.oplog.compact()
