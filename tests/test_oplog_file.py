@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oplog_world import PEER, QuickDisk, everything, op, received, reopened
-from store_disk import using
+from store_disk import TestDisk, full_disk, using
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store import opload
@@ -163,6 +163,37 @@ def test_log_that_went_through_jq_opens_and_is_held_to_the_strict_rule(tmp_path:
     log.close()
 
 
+def test_without_marks_of_the_commits_only_a_line_without_its_end_is_cut(tmp_path: Path) -> None:
+    """Only the first line has kept its space: it does not say that all behind it was one commit that broke off."""
+    path = tmp_path / "oplog.jsonl"
+    lines = [GOOD.replace(b'"id":"1"', b'"id":"%d"' % number) for number in (1, 3, 2, 4)]
+    for bad in (lines[2], b"#\n", b"\0" * 40 + b"\n"):
+        with pytest.raises(CorruptError, match="line 4: "):
+            reopen(path, MARK + b"".join([*lines[:2], bad, lines[3]]))
+        with pytest.raises(CorruptError, match="line 5: "):
+            reopen(path, MARK * 2 + b"".join([*lines[:2], bad, lines[3]]))
+    log = reopen(path, MARK + lines[0] + lines[1][:-1])
+    assert list(everything(log)) == [1]
+    log.close()
+    for begun in (lines[0], b""):  # a commit, or nothing yet: what a power cut left of the first one
+        log = reopen(path, MARK + (b" " + begun if begun else b"") + b"\0" * 40 + b"\n" + lines[3])
+        assert len(everything(log)) == bool(begun)
+        log.close()
+
+
+def test_what_cannot_be_set_aside_is_not_cut_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "oplog.jsonl"
+    data = make(path, clean=False) + b' {"id":"9\n' + GOOD
+    for at in range(1, 6):  # the new file, its name, its content, the sync of that
+        path.write_bytes(data)
+        with using(TestDisk(at, full_disk)), pytest.raises(StorageError, match="no space is left"):
+            OpLog.open(path)
+        assert path.read_bytes() == data
+        assert os.listdir(tmp_path) == ["oplog.jsonl"]
+    reopen(path, data).close()
+    assert set_aside(path) == [b' {"id":"9\n' + GOOD]
+
+
 GOOD = (
     b'{"id":"1","modno":"1","flowId":"1","repoId":"r","repoGuid":"g","planId":"p","instanceId":"i",'
     b'"status":"STATUS_SUCCESS","unixTimeStartMs":"5","operationBackup":{}}\n'
@@ -229,7 +260,8 @@ def test_hostile_line_is_corruption_with_line_and_reason(tmp_path: Path, line: b
     with pytest.raises(CorruptError, match=reason) as caught:
         reopen(path, MARK + before + line + TAIL)
     assert caught.value.line == (3 if before else 2)
-    log = reopen(path, MARK + before + line)  # the same, but never acknowledged
+    begun = b" " + before if before else b""
+    log = reopen(path, MARK + begun + line)  # the same, but never acknowledged
     assert len(everything(log)) == (1 if before else 0)
     log.close()
 

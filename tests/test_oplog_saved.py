@@ -393,8 +393,8 @@ def test_log_read_in_blocks_of_any_size_gets_a_good_index(
     for tail in (
         b"",
         b'{"id',
-        b'{"deleted":["1"]}\n#\n',
-        b'{"deleted":["1"]}\n{"deleted":["3"]}\n#\n{"id":"5',
+        b' {"deleted":["1"]}\n#\n',
+        b' {"deleted":["1"]}\n{"deleted":["3"]}\n#\n{"id":"5',
     ):
         path.write_bytes(data + tail)
         saved(path).unlink()

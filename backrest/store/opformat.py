@@ -12,7 +12,8 @@ A line that begins with a space is the first of a commit, or a mark: when it was
 was safe on the disk. So after a power cut only what follows the last such line can be half there, and there a
 bad line is the end of what was ever acknowledged (it is cut off), while a bad line before it means that the
 disk or somebody damaged the file (it is refused). JSON allows the space, and ``jq -c`` drops it: a file that
-went through ``jq`` has a first line without the space, and is then held to the strict rule everywhere.
+went through ``jq`` shows nowhere what was acknowledged, and is held to the strict rule everywhere: only a last line
+without its end is cut off.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ SPACE = b" "
 # No operation that we write or accept is longer: a peer's message has at most 64 MiB (DESIGN.md, Limits).
 # A file without line breaks must not be read into memory as one line.
 MAX_LINE = 64 << 20
+# No mark is above this: half of what 64 bits hold, so that there is always room for the numbers to come. The wall clock
+# in milliseconds, where a log may begin to count, is a millionth of it.
+HIGHEST = 1 << 62
 # Ids on one deletion line: some 50 KiB, so that purging a million operations does not make one giant line.
 IDS_PER_LINE = 4096
 
@@ -62,6 +66,11 @@ def mark(highest_id: int, highest_modno: int) -> bytes:
     return b' {"oplog":%d,"highestId":"%d","highestModno":"%d"}\n' % (VERSION, highest_id, highest_modno)
 
 
+def is_mark(doc: Json) -> bool:
+    """Whether the line is meant to be a mark and nothing else, as the first one must be."""
+    return "oplog" in doc and "id" not in doc and "deleted" not in doc
+
+
 def parse_mark(doc: Json) -> tuple[int, int]:
     """(highest id, highest modno) of a mark; ValueError."""
     if doc.get("oplog") != VERSION or doc.get("oplog").__class__ is not int:
@@ -69,7 +78,10 @@ def parse_mark(doc: Json) -> tuple[int, int]:
     highest = doc.get("highestId"), doc.get("highestModno")
     if not all(value.__class__ is str and value.isdecimal() and len(value) <= 19 for value in highest):
         raise ValueError("a mark without its high-water marks")
-    return int(str(highest[0])), int(str(highest[1]))
+    highest_id, highest_modno = int(str(highest[0])), int(str(highest[1]))
+    if max(highest_id, highest_modno) > HIGHEST:
+        raise ValueError("a mark with numbers that no log has come to")
+    return highest_id, highest_modno
 
 
 def deletion_lines(ids: list[int]) -> Iterator[bytes]:
@@ -110,12 +122,15 @@ def decode(doc: Json) -> Operation:
 def problem(doc: Json) -> str | None:
     """What makes this operation one that no log takes, apart from id and modno; None when nothing does.
 
-    ``doc`` comes from ``codec.to_dict``, which leaves out zeros and empty strings.
+    ``doc`` comes from ``codec.to_dict``, which leaves out zeros and empty strings; or from a line that converts, where
+    null may stand for them.
     """
     if not doc.keys() >= _REQUIRED:
         missing = [name for key, name in _NAMES.items() if key not in doc]
         return f"no {', '.join(missing)}"
     snapshot = doc.get("snapshotId", "")
+    if snapshot.__class__ is not str:
+        return "a snapshot_id that is no text"
     if len(snapshot) not in SNAPSHOT_LENGTHS:
         return f"a snapshot_id of {len(snapshot)} characters instead of 64"
     return None

@@ -22,7 +22,7 @@ from backrest.errors import CorruptError
 from backrest.store.files import AppendFile, discard
 from backrest.store.opbulk import BATCH, runs, take_all
 from backrest.store.opfile import line_number
-from backrest.store.opformat import MAX_LINE, SPACE, is_mark_line, parse_line
+from backrest.store.opformat import MAX_LINE, SPACE, is_mark, is_mark_line, parse_line
 from backrest.store.opindex import Index
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,15 @@ Read = Callable[[int, int], bytes]
 
 # Large enough that a read costs nothing against the parsing, small enough to stay in a processor's cache.
 BLOCK = 1 << 20
-
+# A mark has some hundred bytes at most.
+_MARK = 4096
 
 # Who meets a damaged log sees only the first bad line, and must learn what can be done.
 WAY_OUT = "`backrest oplog verify` lists all that is damaged, `backrest oplog repair` sets it aside"
+
+EMPTY = "the file is empty: its first line is missing"
+NO_FIRST_LINE = "the first line is not that of an operation log"
+NO_END = "a line that does not end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +174,10 @@ def _read_all(index: Index, blocks: Blocks, length: int, progress: Progress | No
         if progress is not None:
             progress(offset, length)
     if blocks.end < length:
-        what = "a line that does not end" if not blocks.too_long else f"a line of more than {MAX_LINE} bytes"
+        what = NO_END if not blocks.too_long else f"a line of more than {MAX_LINE} bytes"
         return BadLine(blocks.end, number + 1, what)
     if number == 0:
-        return BadLine(0, 1, "the file is empty: its first line is missing")
+        return BadLine(0, 1, EMPTY)
     return None
 
 
@@ -180,8 +185,8 @@ def _take_first(index: Index, line: bytes) -> BadLine | None:
     """The first line, which must be a mark."""
     try:
         doc = parse_line(line)
-        if "oplog" not in doc or "id" in doc or "deleted" in doc:
-            return BadLine(0, 1, "the first line is not that of an operation log")
+        if not is_mark(doc):
+            return BadLine(0, 1, NO_FIRST_LINE)
         index.take(doc, 0, len(line))
     except ValueError as error:
         return BadLine(0, 1, _reason(line, error))
@@ -226,11 +231,10 @@ def _reason(line: bytes, error: ValueError) -> str:
 
 def is_crash_tail(read: Read, length: int, bad: BadLine) -> bool:
     """Whether no commit began after the bad line, so that it and what follows was never acknowledged."""
-    if read(0, 1) != SPACE:  # rewritten by another program: the marks of the commits are gone
-        end = Blocks(read, length, bad.offset)
-        return not any(True for _ in end)  # only a last line without its end
-    first = True
     blocks = Blocks(read, length, bad.offset)
+    if not _has_commits(read, bad.offset):  # rewritten by another program: the marks of the commits are gone
+        return not any(True for _ in blocks) and not blocks.too_long  # only a last line without its end
+    first = True
     for _, lines in blocks:
         if any(line[:1] == SPACE and is_mark_line(line) for line in lines[1 if first else 0 :]):
             return False
@@ -238,19 +242,49 @@ def is_crash_tail(read: Read, length: int, bad: BadLine) -> bool:
     return not blocks.too_long
 
 
-def set_aside(file: AppendFile, offset: int) -> str:
-    """Copy the file from ``offset`` on into a new one beside it; its path."""
-    aside = AppendFile(bad_path(file.path))
+def _has_commits(read: Read, end: int) -> bool:
+    """Whether the lines before ``end``, where a bad one stands, say where commits began.
+
+    Behind a mark a commit begins, or, behind the first line, what a compaction left, which ends with a mark. Where
+    there are other lines, the leading spaces are gone, and nobody knows what was acknowledged.
+    """
+    if read(0, 1) != SPACE:
+        return False
+    start = _last_commit(read, end)
+    line = read(start, _MARK).partition(b"\n")[0]
     try:
-        while part := file.read(offset, 8 * BLOCK):
-            aside.append([part])
-            offset += len(part)
+        return not is_mark(parse_line(line)) or start + len(line) + 1 >= end
+    except ValueError:
+        return True  # an operation
+
+
+def _last_commit(read: Read, end: int) -> int:
+    """Where the last line begins that has a leading space, up to the one at ``end``; 0 when there is none."""
+    stop = end
+    while stop > 0:
+        start = max(stop - BLOCK, 0)
+        place = read(start, stop - start + 1).rfind(b"\n ")
+        if place >= 0:
+            return start + place + 1
+        stop = start
+    return 0
+
+
+def set_aside(file: AppendFile, offset: int) -> str:
+    """Copy the file from ``offset`` on into a new one beside it; its path. On failure there is none."""
+    path = bad_path(file.path)
+    try:
+        aside = AppendFile(path)
+        try:
+            while part := file.read(offset, 8 * BLOCK):
+                aside.append([part])
+                offset += len(part)
+        finally:
+            aside.close()
     except BaseException:
-        discard(aside.path)  # nothing is cut: the next opening makes a whole one
+        discard(path)  # or each start on a full disk would leave one more
         raise
-    finally:
-        aside.close()
-    return aside.path
+    return path
 
 
 def bad_path(path: str) -> str:
