@@ -181,6 +181,15 @@ class AppendFile:
             raise
         return fd
 
+    def take_owner(self, path: str | os.PathLike[str]) -> None:
+        """Give the new, still empty file the owner and group of the one whose place it is to take, or which it belongs
+        to: what root makes the daemon's user must be able to open. Where that is not allowed nothing changes.
+        """
+        with contextlib.suppress(OSError):
+            there, mine = os.stat(path), os.fstat(self._fd)
+            if not mine.st_size and (there.st_uid, there.st_gid) != (mine.st_uid, mine.st_gid):
+                os.fchown(self._fd, there.st_uid, there.st_gid)
+
     def append(self, chunks: Iterable[bytes]) -> int:
         """Add the chunks as one step and sync. Returns the offset of the first byte.
 
