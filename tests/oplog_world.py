@@ -49,6 +49,17 @@ def received(original: int, modno: int = 1, **fields: Any) -> Operation:
     return op(id=original, modno=modno, **{"flow_id": original} | fields)
 
 
+def fill(log: OpLog) -> None:
+    """Some of everything: half of it dead."""
+    log.add([op(plan_id=f"p{n % 3}", unix_time_start_ms=100 - n) for n in range(20)])
+    log.apply(PEER, [received(n, n) for n in range(40, 60)])
+    log.apply(PEER, [received(n, n) for n in range(1, 20)])
+    log.apply(OTHER, [received(n, n) for n in range(1, 10)])
+    log.update([log.get(n) for n in range(1, 10)])
+    log.apply(PEER, [received(5, 99)], [41, 42, 43])
+    log.delete([18, 19, 20])
+
+
 def everything(log: OpLog) -> dict[int, Operation]:
     """All operations by their ids, as queried; the counts must agree with it."""
     found = {operation.id: operation for operation in log.query(Query())}

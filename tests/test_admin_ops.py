@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from admin_world import GUID, World, add_client, operation
+from store_disk import snapshot, using
 
 from backrest import wire
 from backrest.crypto.tokens import PairingToken
 from backrest.errors import NotFoundError, UserError
 from backrest.store.mask import MASK
 from backrest.store.oplog import OpLog
+from backrest.store.syscalls import Disk
 
 
 @pytest.fixture
@@ -195,6 +200,48 @@ def test_the_way_of_what_takes_long_is_told(world: World) -> None:
     with world.daemon():
         assert world.stream("CompactOplog")[1][-1] == {"done": 100, "total": 100}
         assert world.call("VerifyOplog")["operations"] == 100  # also beside a daemon
+
+
+class Interrupted(Disk):
+    """At the first sync Ctrl-C is pressed; the sync ends when the event loop has had its turns."""
+
+    pressed = False
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        if not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+            with contextlib.suppress(trio.Cancelled):
+                for _ in range(100):
+                    trio.from_thread.run_sync(int)
+
+
+def test_ctrl_c_ends_a_repair_before_it_has_done_anything(world: World) -> None:
+    with contextlib.closing(OpLog.open(world.paths.oplog)) as oplog:
+        oplog.add([operation(n) for n in range(100)])
+    with world.paths.oplog.open("ab") as file:
+        file.write(b"rubbish\n")
+    before = snapshot(world.paths.data_dir)
+    with using(Interrupted()), pytest.raises(KeyboardInterrupt):
+        world.stream("RepairOplog")
+    after = snapshot(world.paths.data_dir)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) <= {"lock"}
+
+
+def test_a_history_without_its_first_line_is_repaired_and_said_so(world: World) -> None:
+    with contextlib.closing(OpLog.open(world.paths.oplog)) as oplog:
+        oplog.add([operation(n) for n in range(9)])
+    data = world.paths.oplog.read_bytes()
+    world.paths.oplog.write_bytes(data.split(b"\n", 1)[1])
+    found = world.call("VerifyOplog")
+    assert (found["opens"], found["badLines"], found["firstLineMissing"]) == (False, 1, True)
+    done = world.call("RepairOplog")
+    assert (done["repaired"], done["setAside"], done["asideFile"], done["moved"]) == (True, 0, "", 0)
+    assert world.audit_events()[-1] == "oplog-repaired"
+    assert world.call("VerifyOplog")["operations"] == 9
+    assert not world.call("RepairOplog")["repaired"]
 
 
 def test_compacting_says_what_it_saved(world: World) -> None:

@@ -320,6 +320,39 @@ def test_a_damaged_history_is_named_with_the_way_out(here: Run, world: World) ->
     assert "became" in here("oplog", "compact").stdout
 
 
+def test_what_repair_did_is_said(here: Run, world: World) -> None:
+    here("ops", "import", "-", input=LINE * 12)
+    here("oplog", "compact")
+    mark, *lines = world.paths.oplog.read_bytes().splitlines(keepends=True)
+    world.paths.oplog.write_bytes(b"".join(lines))
+    assert "line 1: the first line is not that" in here("oplog", "verify", code=1).stderr
+    said = here("oplog", "repair").stdout
+    assert "a first line written" in said
+    assert "aside" not in said
+    assert "It has 12 operations now" in said
+    world.paths.oplog.write_bytes(mark + b"".join(sorted(lines)))
+    assert "line 7: operation 2 comes after" in here("oplog", "verify", code=1).stderr
+    said = here("oplog", "repair").stdout
+    assert "8 lines put in order" in said
+    assert "first line" not in said
+    assert "needs no repair" in here("oplog", "repair").stdout
+    world.paths.oplog.write_bytes(mark + b"rubbish\n" + b"".join(lines))
+    assert "line 2: not JSON" in here("oplog", "verify", code=1).stderr
+    assert "1 bad line set aside into" in here("oplog", "repair").stdout
+
+
+def test_an_unfinished_write_at_the_end_is_no_damage(here: Run, world: World) -> None:
+    here("ops", "import", "-", input=LINE)
+    for tail in (b' {"id":', b' {"id":\n{"id":\n'):
+        with world.paths.oplog.open("ab") as file:
+            file.write(tail)
+        result = here("oplog", "verify")
+        assert "no bad line" in result.stdout
+        assert "the next start cuts it off" in result.stderr
+        assert len(document(here("ops", "list", "--json"))["operations"]) == 1
+        assert here("oplog", "verify").stderr == ""
+
+
 def test_the_other_program_is_not_disturbed(here: Run, world: World) -> None:
     """Both programs may use one data directory: its files are left alone."""
     theirs = world.paths.data_dir / "oplog.sqlite"

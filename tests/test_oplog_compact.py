@@ -1,4 +1,4 @@
-"""Compaction while serving; verify and repair of a log that is damaged."""
+"""Compaction while serving."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from oplog_world import OTHER, PEER, QuickDisk, everything, op, received, reopened
+from oplog_world import OTHER, PEER, everything, fill, op, received, reopened
 from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, using
 
-from backrest.errors import CorruptError, StorageError
-from backrest.store import opcompact, opload
+from backrest.errors import StorageError
+from backrest.store import opcompact
 from backrest.store.opindex import Index
 from backrest.store.oplog import OpLog, Query
 from backrest.store.opsnapshot import Snapshot
@@ -28,17 +25,6 @@ def log(tmp_path: Path) -> Iterator[OpLog]:
     log = OpLog.open(tmp_path / "oplog.jsonl")
     yield log
     log.close()
-
-
-def fill(log: OpLog) -> None:
-    """Some of everything: half of it dead."""
-    log.add([op(plan_id=f"p{n % 3}", unix_time_start_ms=100 - n) for n in range(20)])
-    log.apply(PEER, [received(n, n) for n in range(40, 60)])
-    log.apply(PEER, [received(n, n) for n in range(1, 20)])
-    log.apply(OTHER, [received(n, n) for n in range(1, 10)])
-    log.update([log.get(n) for n in range(1, 10)])
-    log.apply(PEER, [received(5, 99)], [41, 42, 43])
-    log.delete([18, 19, 20])
 
 
 def beside(log: OpLog) -> list[str]:
@@ -284,224 +270,3 @@ def test_compaction_is_refused_when_it_would_fill_the_disk(
     with pytest.raises(StorageError, match="the disk has less than"):
         log.compact()
     assert beside(log) == ["oplog.jsonl"]
-
-
-# Verify and repair
-
-
-def damaged(path: Path, change: Callable[[list[bytes]], None]) -> tuple[dict[int, Any], bytes]:
-    """A log whose lines were changed; what it held before, and the bytes it now has."""
-    log = OpLog.open(path)
-    fill(log)
-    state = everything(log)
-    log.close()
-    lines = path.read_bytes().splitlines(keepends=True)
-    change(lines)
-    path.write_bytes(b"".join(lines))
-    return state, path.read_bytes()
-
-
-def place_of(lines: list[bytes], number: int) -> int:
-    return max(n for n, line in enumerate(lines) if line.lstrip().startswith(b'{"id":"%d"' % number))
-
-
-def test_verify_of_a_good_log_says_so_and_touches_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-    state, content = damaged(path, lambda lines: None)
-    path.chmod(0o400)
-    told: list[tuple[int, int]] = []
-    report = OpLog.verify(path, lambda done, total: told.append((done, total)))
-    assert (report.bad, report.bad_lines, report.torn, report.opens) == ([], 0, 0, True)
-    assert (report.operations, report.size, report.lines) == (len(state), len(content), content.count(b"\n"))
-    assert 0 < report.needed < report.size
-    assert told[-1] == (len(content), len(content))
-    assert OpLog.repair(path).set_aside == ""
-    assert path.read_bytes() == content
-    assert os.listdir(tmp_path) == ["oplog.jsonl"]
-
-
-def test_repair_sets_bad_lines_aside_and_keeps_the_rest(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-    bad: list[bytes] = []
-
-    def change(lines: list[bytes]) -> None:
-        for number, junk in ((12, b"\0" * 40 + b"\n"), (30, b'{"id":"30","modno":5}\n'), (47, b"\n")):
-            place = place_of(lines, number)
-            bad.append(junk)
-            lines[place] = junk
-
-    state, _ = damaged(path, change)
-    with pytest.raises(CorruptError, match="no text"):
-        OpLog.open(path)
-    report = OpLog.verify(path)
-    assert (report.bad_lines, report.opens, report.torn) == (3, False, 0)
-    report = OpLog.repair(path)
-    assert sorted(Path(report.set_aside).read_bytes().splitlines()) == sorted(b.strip(b"\n") for b in bad)
-    assert Path(report.set_aside).stat().st_mode & 0o777 == 0o600
-    log = OpLog.open(path)
-    assert everything(log) == {n: o for n, o in state.items() if n not in (12, 30, 47)}
-    assert OpLog.verify(path).bad_lines == 0
-    [new] = log.add([op()])
-    assert new.id > max(state)
-    log.close()
-
-
-def test_repair_keeps_the_older_line_of_a_damaged_update(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-
-    def change(lines: list[bytes]) -> None:
-        lines[place_of(lines, 3)] = b"#\n"
-
-    state, _ = damaged(path, change)
-    OpLog.repair(path)
-    log = OpLog.open(path)
-    assert log.get(3).modno == 3 < state[3].modno
-    log.close()
-
-
-def test_repair_keeps_an_update_whose_first_line_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-
-    def change(lines: list[bytes]) -> None:
-        first = min(n for n, line in enumerate(lines) if line.startswith(b'{"id":"3"'))
-        lines[first] = b"#\n"
-
-    state, _ = damaged(path, change)
-    assert OpLog.verify(path).bad_lines == 2
-    report = OpLog.repair(path)
-    assert Path(report.set_aside).read_bytes() == b"#\n"
-    log = OpLog.open(path)
-    assert everything(log) == state
-    log.close()
-
-
-def test_repair_of_a_log_without_its_first_line_gives_out_no_number_twice(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-    log = OpLog.open(path)
-    log.add([op() for _ in range(500)])
-    log.delete(range(2, 501))
-    log.compact()
-    log.close()
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"#\n" + lines[1])
-    with pytest.raises(CorruptError, match="line 1: not JSON"):
-        OpLog.open(path)
-    OpLog.repair(path)
-    log = OpLog.open(path)
-    [new] = log.add([op()])
-    assert new.id > 500
-    assert new.modno > 500
-    log.close()
-
-
-def test_repair_of_lines_in_another_order_restores_it(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-    log = OpLog.open(path)
-    log.add([op() for _ in range(50)])
-    log.compact()
-    state = everything(log)
-    log.close()
-    lines = [line.strip() + b"\n" for line in path.read_bytes().splitlines()]
-    path.write_bytes(lines[0] + b"".join(reversed(lines[1:])))
-    with pytest.raises(CorruptError, match="comes after one with a higher id"):
-        OpLog.open(path)
-    report = OpLog.repair(path)
-    assert report.set_aside == ""
-    log = OpLog.open(path)
-    assert everything(log) == state
-    log.close()
-
-
-def test_repair_of_a_torn_end_and_of_an_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opload, "MAX_LINE", 5_000)
-    monkeypatch.setattr(opload, "BLOCK", 1_000)
-    path = tmp_path / "oplog.jsonl"
-
-    def change(lines: list[bytes]) -> None:
-        lines.insert(10, b"y" * 20_000 + b"\n")
-        lines.append(b'{"id":"99')
-
-    state, _ = damaged(path, change)
-    report = OpLog.verify(path)
-    assert (report.bad_lines, report.torn, report.opens) == (1, 9, False)
-    assert report.bad[0].number == 11
-    report = OpLog.repair(path)
-    assert Path(report.set_aside).read_bytes() == b"y" * 20_000 + b"\n" + b'{"id":"99'
-    log = OpLog.open(path)
-    assert everything(log) == state
-    log.close()
-
-
-def test_verify_finds_what_opening_does_not_look_at(tmp_path: Path) -> None:
-    path = tmp_path / "oplog.jsonl"
-
-    def change(lines: list[bytes]) -> None:
-        place = place_of(lines, 10)
-        lines[place] = lines[place].replace(b'"operationBackup":{}', b'"operationBackup":{"errors":5}')
-
-    damaged(path, change)
-    OpLog.open(path).close()
-    report = OpLog.verify(path)
-    assert report.bad[0].reason == "operationBackup.errors: must be an array, not a number"
-    OpLog.repair(path)
-    assert OpLog.verify(path).bad_lines == 0
-
-
-def test_repair_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> None:
-    def change(lines: list[bytes]) -> None:
-        lines[15] = b"#\n"
-
-    damaged(tmp_path / "count", change)
-    steps = count_steps(lambda: OpLog.repair(tmp_path / "count"))
-    for at in range(steps - 1):
-        path = tmp_path / str(at) / "oplog.jsonl"
-        path.parent.mkdir()
-        _, content = damaged(path, change)
-        with using(TestDisk(at, full_disk)), pytest.raises(StorageError):
-            OpLog.repair(path)
-        assert path.read_bytes() == content
-        assert not [name for name in os.listdir(path.parent) if name.endswith(".tmp")]
-        assert OpLog.repair(path).bad_lines == 1
-
-
-def test_repair_of_what_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError):
-        OpLog.verify(tmp_path / "none")
-    with pytest.raises(StorageError):
-        OpLog.repair(tmp_path / "none")
-    (tmp_path / "empty").write_bytes(b"")
-    assert not OpLog.verify(tmp_path / "empty").opens
-    OpLog.repair(tmp_path / "empty")
-    OpLog.open(tmp_path / "empty").close()
-
-
-@settings(max_examples=60)
-@given(st.data())
-def test_whatever_the_damage_repair_gives_a_log_that_opens(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = tmp_path_factory.mktemp("log") / "oplog.jsonl"
-    with using(QuickDisk()):
-        state, content = damaged(path, lambda lines: None)
-        broken = bytearray(content)
-        places = sorted(data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)))
-        for place in places:
-            junk = data.draw(
-                st.binary(min_size=1, max_size=300) | st.sampled_from([b"\n", b'"', b"9", b" ", b"\0" * 999])
-            )
-            broken[place : place + len(junk)] = junk
-        path.write_bytes(bytes(broken))
-        opens = OpLog.verify(path).opens
-        try:
-            OpLog.open(path).close()
-        except CorruptError:
-            assert not opens
-            path.write_bytes(bytes(broken))
-        else:
-            path.write_bytes(bytes(broken))
-        OpLog.repair(path)
-        log = OpLog.open(path)
-        kept = everything(log)
-        assert len(kept) >= len(state) - 40
-        log.close()
-        assert OpLog.verify(path).bad_lines == 0

@@ -27,6 +27,7 @@ def _report(context: Context, report: Report) -> dict[str, Any]:
         "badLines": report.bad_lines,
         "problems": [{"line": bad.number, "reason": bad.reason} for bad in report.bad],
         "torn": report.torn,
+        "firstLineMissing": report.unmarked,
     }
 
 
@@ -36,13 +37,15 @@ T = TypeVar("T")
 _REPORT_S = 0.2
 
 
-async def _reporting(emit: Emit, work: Callable[[Progress], T], *, abandon: bool = False) -> T:
-    """Do it in a thread; {"done": n, "total": n} on the way. ``abandon``: it may be given up when nobody waits."""
+async def _reporting(emit: Emit, work: Callable[[Progress], T]) -> T:
+    """Do it in a thread; {"done": n, "total": n} on the way. Who gives up waiting ends the work at its next step."""
     latest = (0, 0)
+    result: list[T] = []
 
     def keep(done: int, total: int) -> None:
         nonlocal latest
         latest = (done, total)
+        trio.from_thread.check_cancelled()
 
     async def report() -> None:
         told = latest
@@ -52,13 +55,17 @@ async def _reporting(emit: Emit, work: Callable[[Progress], T], *, abandon: bool
                 told = latest
                 await emit({"done": told[0], "total": told[1]})
 
+    async def do(scope: trio.CancelScope) -> None:
+        result.append(await trio.to_thread.run_sync(work, keep))
+        scope.cancel()
+
+    # Not in this task: a command's is the one that Ctrl-C interrupts, and a thread's caller cannot be.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(report)
-        result = await trio.to_thread.run_sync(work, keep, abandon_on_cancel=abandon)
-        nursery.cancel_scope.cancel()
+        nursery.start_soon(do, nursery.cancel_scope)
     if latest[1]:
         await emit({"done": latest[0], "total": latest[1]})
-    return result
+    return result[0]
 
 
 async def verify(context: Context, emit: Emit) -> dict[str, Any]:
@@ -66,18 +73,21 @@ async def verify(context: Context, emit: Emit) -> dict[str, Any]:
     path = context.paths.oplog
     if not path.exists():
         return _report(context, Report())
-    return _report(context, await _reporting(emit, partial(OpLog.verify, path), abandon=True))
+    return _report(context, await _reporting(emit, partial(OpLog.verify, path)))
 
 
 async def repair(context: Context, emit: Emit) -> dict[str, Any]:
-    """Makes a file that opens; the bad lines go into a file beside it."""
+    """Makes a file that opens; the lines that do not count go into a file beside it."""
     path = context.paths.oplog
-    if not path.exists():
-        return _report(context, Report()) | {"setAside": 0, "asideFile": ""}
-    report = await _reporting(emit, partial(OpLog.repair, path))
-    if report.set_aside:
+    report = await _reporting(emit, partial(OpLog.repair, path)) if path.exists() else Report()
+    if report.repaired:
         context.record("oplog-repaired", bad_lines=report.bad_lines, file=report.set_aside)
-    return _report(context, report) | {"setAside": report.bad_lines, "asideFile": report.set_aside}
+    return _report(context, report) | {
+        "repaired": report.repaired,
+        "moved": report.moved,
+        "setAside": report.aside,
+        "asideFile": report.set_aside,
+    }
 
 
 async def compact(context: Context, emit: Emit) -> dict[str, Any]:

@@ -23,19 +23,18 @@ def verify(ctx: click.Context, as_json: bool) -> None:
         result = shared().stream("VerifyOplog", meter.event)
     if as_json:
         output.print_json(result)
-    elif result["badLines"]:
+    elif not result["opens"]:
         for problem in result["problems"]:
             output.note(f"  line {problem['line']}: {problem['reason']}")
         output.note(
             f"backrest: {result['file']} has {formats.plural(result['badLines'], 'bad line')}; with "
-            "the daemon "
-            "stopped, `backrest oplog repair` sets them aside."
+            "the daemon stopped, `backrest oplog repair` sets right what can be, and the rest aside."
         )
     else:
         output.say(f"{result['file']}: {formats.plural(result['operations'], 'operation')}, no bad line.")
-        if result["torn"]:
-            output.note("Its last line is unfinished, as after a power cut: the next start cuts it off.")
-    if result["badLines"]:
+        if result["torn"] or result["badLines"]:
+            output.note("Its end is unfinished, as after a power cut: the next start cuts it off.")
+    if not result["opens"]:
         ctx.exit(FAILED)
 
 
@@ -47,12 +46,17 @@ def repair(as_json: bool) -> None:
         result = shared().stream("RepairOplog", meter.event)
     if as_json:
         return output.print_json(result)
-    if not result["setAside"]:
+    if not result["repaired"]:
         return output.say(f"{result['file']} needs no repair.")
-    return output.say(
-        f"{result['file']}: {formats.plural(result['setAside'], 'bad line')} set aside"
-        + (f" into {result['asideFile']}." if result["asideFile"] else ".")
-    )
+    done = []
+    if result["firstLineMissing"]:
+        done.append("a first line written, with numbers far above all that were given out")
+    if result["moved"]:
+        done.append(f"{formats.plural(result['moved'], 'line')} put in order")
+    if result["setAside"]:
+        done.append(f"{formats.plural(result['setAside'], 'bad line')} set aside into {result['asideFile']}")
+    output.say(f"{result['file']}: {', '.join(done)}.")
+    return output.say(f"It has {formats.plural(result['operations'], 'operation')} now.")
 
 
 @oplog.command()

@@ -3,7 +3,7 @@
 It holds a million operations of fifty machines: what is kept in memory is an index of the file, and the
 bodies are read when they are asked for. This module is what callers see; opcore.py has the commits (durable
 before they are acknowledged, told in order), opformat.py the lines of the file, opindex.py the index,
-opquery.py the queries, opstage.py what the writing methods do, oprepair.py what helps after damage.
+opquery.py the queries, opstage.py what the writing methods do, opscan.py and oprepair.py what helps after damage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from backrest.store.opformat import Operation, OperationList
 from backrest.store.opheld import Held
 from backrest.store.opindex import Meta
 from backrest.store.opquery import Query
-from backrest.store.oprepair import Report
+from backrest.store.opscan import Report
 from backrest.store.opstage import Applied, Stage
 
 __all__ = ["Applied", "Attachment", "Change", "Compacted", "Meta", "OpLog", "Query", "Report"]

@@ -127,13 +127,28 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def open_plain(path: str | os.PathLike[str]) -> int:
+    """A file descriptor to read a plain file. FileNotFoundError when it is absent; StorageError when it is something
+    else, or cannot be opened."""
+    try:
+        # O_NONBLOCK: a named pipe put in the place of a file must not hold the program up.
+        fd = disk.open_to_read(os.fspath(path), os.O_NONBLOCK)
+        mode = os.fstat(fd).st_mode
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise StorageError(f"Cannot read {os.fspath(path)}: it is {kind}.")
+    return fd
+
+
 class _FromStart(io.RawIOBase):
-    def __init__(self, path: str) -> None:
-        self._fd = disk.open_to_read(path, os.O_NONBLOCK)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._place = 0
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            self.close()
-            raise OSError(errno.EINVAL, "it is not a regular file")
 
     def readable(self) -> bool:
         return True
@@ -154,9 +169,8 @@ class _FromStart(io.RawIOBase):
 
 
 def lines_of(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """The file, to be read line by line from its start. OSError, also later on; and at once for what is no regular
-    file: a named pipe would keep us waiting for ever."""
-    return io.BufferedReader(_FromStart(os.fspath(path)), 1 << 16)
+    """The file, to be read line by line from its start. Raises as ``open_plain``, and later on OSError."""
+    return io.BufferedReader(_FromStart(open_plain(path)), 1 << 16)
 
 
 def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> bytes:
@@ -166,13 +180,8 @@ def read_file(path: str | os.PathLike[str], limit: int = MAX_WHOLE_FILE) -> byte
     cannot be read.
     """
     try:
-        # O_NONBLOCK: a named pipe put in the place of a file must not hold the program up.
-        fd = disk.open_to_read(os.fspath(path), os.O_NONBLOCK)
+        fd = open_plain(path)
         try:
-            mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-                raise StorageError(f"Cannot read {os.fspath(path)}: it is {kind}.")
             data = bytearray()
             while len(data) <= limit and (part := disk.read(fd, _PART, len(data))):
                 data += part
