@@ -24,6 +24,7 @@ from typing import Any
 
 import orjson
 
+from backrest.errors import StorageError
 from backrest.store import opload
 from backrest.store.opbulk import BATCH, is_operation, runs, take_all
 from backrest.store.opfile import read_lines
