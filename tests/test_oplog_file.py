@@ -15,6 +15,7 @@ from store_disk import TestDisk, full_disk, using
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store import opload
+from backrest.store.opformat import HIGHEST
 from backrest.store.oplog import OpLog
 
 
@@ -209,11 +210,14 @@ HOSTILE = [
     (GOOD.replace(b'"id":"1"', b'"id":"0"'), "must not be 0"),
     (GOOD.replace(b'"id":"1"', b'"id":"-1"'), "must not be 0"),
     (GOOD.replace(b'"id":"1"', b'"id":"x"'), "invalid literal"),
-    (GOOD.replace(b'"id":"1"', b'"id":"%s"' % (b"9" * 30)), "64 bits"),
+    (GOOD.replace(b'"id":"1"', b'"id":"%s"' % (b"9" * 30)), "no log has counted to"),
+    (GOOD.replace(b'"id":"1"', b'"id":"%d"' % (HIGHEST + 1)), "no log has counted to"),
+    (FOREIGN.replace(b'"flowId":"1"', b'"flowId":"%d"' % (HIGHEST + 1)), "no log has counted to"),
     (GOOD.replace(b'"id":"1"', b'"id":"%s"' % (b"9" * 5000)), "digits"),
     (GOOD.replace(b'"id":"1"', b'"id":["1"]'), "needs id"),
     (GOOD.replace(b'"modno":"1"', b'"modno":"0"'), "must not be 0"),
-    (GOOD.replace(b'"modno":"1"', b'"modno":"9223372036854775808"'), "64 bits"),
+    (GOOD.replace(b'"modno":"1"', b'"modno":"9223372036854775808"'), "no log has counted to"),
+    (FOREIGN.replace(b'"modno":"1"', b'"modno":"9223372036854775808"'), "64 bits"),
     (GOOD.replace(b'"modno":"1",', b""), "needs id, modno"),
     (GOOD.replace(b'"flowId":"1"', b'"flowId":null'), "needs id, modno"),
     (GOOD.replace(b'"unixTimeStartMs":"5"', b'"unixTimeStartMs":"1e99"'), "invalid literal"),

@@ -188,7 +188,7 @@ class AppendFile:
         with contextlib.suppress(OSError):
             there, mine = os.stat(path), os.fstat(self._fd)
             if not mine.st_size and (there.st_uid, there.st_gid) != (mine.st_uid, mine.st_gid):
-                os.fchown(self._fd, there.st_uid, there.st_gid)
+                syscalls.disk.chown(self._fd, there.st_uid, there.st_gid)
 
     def append(self, chunks: Iterable[bytes]) -> int:
         """Add the chunks as one step and sync. Returns the offset of the first byte.

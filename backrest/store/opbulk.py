@@ -14,7 +14,7 @@ from itertools import islice
 from operator import itemgetter, lt
 from typing import Any
 
-from backrest.store.opformat import KINDS, STATUSES, Json
+from backrest.store.opformat import HIGHEST, KINDS, STATUSES, Json
 from backrest.store.opindex import Index, Origin, Row, as_meta, snapshot_key
 
 #: lines worked on at a time: few enough that their parsed form stays in the processor's cache
@@ -105,6 +105,8 @@ def _append(index: Index, columns: _Columns, offsets: Sequence[int], lengths: Se
     if 0 in modnos or 0 in flows or 0 in starts or ids[0] <= 0:
         return False
     if max(original_flows) >> 63:  # in no column; a column refuses it by itself
+        return False
+    if max(ids[-1], *modnos, *flows) > HIGHEST:
         return False
     try:
         groups = _groups(index, metas)

@@ -324,6 +324,7 @@ class OpCore:
         try:
             step(0, snap.live)
             new = AppendFile(temporary)
+            new.take_owner(self.path)
             index = snap.index(opcompact.copy_live(old.file, new, snap, step))
             checksum = opcompact.checksum(old.file, 0, snap.end, 0, lambda: step(snap.live, snap.live))
             end = snap.end

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from backrest.store.opformat import KINDS, STATUSES, Json, parse_deleted, parse_mark
+from backrest.store.opformat import HIGHEST, KINDS, STATUSES, Json, parse_deleted, parse_mark
 from backrest.store.sortedmap import SortedMap
 
 
@@ -108,6 +108,8 @@ class Index:
         if not (modno and flow and start) or number <= 0:
             raise ValueError("id, modno, flowId and unixTimeStartMs must not be 0")
         local = not meta.origin
+        if max(number, modno if local else flow) > HIGHEST:  # what we count; a peer counts its modnos
+            raise ValueError("a number that no log has counted to")
         if local is not (original == 0):
             raise ValueError("originalId and originalInstanceKeyid do not go together")
         if not -(1 << 63) <= original_flow < 1 << 63:

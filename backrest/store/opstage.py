@@ -20,6 +20,7 @@ from backrest.errors import NotFoundError, StorageError, UserError
 from backrest.store.opbulk import take_rows
 from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
 from backrest.store.opformat import (
+    HIGHEST,
     KINDS,
     MAX_LINE,
     SNAPSHOT_LENGTHS,
@@ -47,9 +48,8 @@ class Applied:
     closed: bool = False  # nothing was stored: the peer had lost its rights when its turn came
 
 
-# No log has counted so far by itself: a line was made or changed by something else. What is behind it would not fit
-# into 64 bits any more, and a commit must not notice that half way.
-_USED_UP = 1 << 62
+# Far from what any log has counted to (opformat.HIGHEST), and no commit has so many operations as are left behind it.
+_USED_UP = HIGHEST - (1 << 32)
 
 
 class Stage:

@@ -78,6 +78,9 @@ class Disk:
     def chmod(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        os.fchown(fd, uid, gid)
+
     def set_times(self, path: str, ns: tuple[int, int]) -> None:
         """When it was last read and changed, in nanoseconds."""
         os.utime(path, ns=ns)
