@@ -28,21 +28,25 @@ need() {
 }
 
 # environment [dev]: make .venv with this program in it, with "dev" what the tests need, too. Does nothing when it
-# is all there: .venv/stamp holds what it was made from.
+# is all there: .venv/stamp holds what it was made from. PYTHON names the Python that it is made of.
 environment() {
-    local extras=${1:-} python=${PYTHON:-python3} want
+    local extras=${1:-} python=${PYTHON:-python3} version want made=
     need python3 command -v "$python"
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "Backrest needs Python 3.11 or later; $python is $("$python" -V). PYTHON=... names another." >&2
         return 1
     fi
-    want="$(sha256sum <pyproject.toml | cut -c 1-64) $("$python" -V) $PWD"
-    if [ -f .venv/stamp ] && { [ "$(<.venv/stamp)" = "$want $extras" ] || [ "$(<.venv/stamp)" = "$want dev" ]; }; then
-        return
-    fi
+    version=$("$python" -V)
+    want="$(sha256sum <pyproject.toml | cut -c 1-64) $version $PWD"
+    [ ! -f .venv/stamp ] || made=$(<.venv/stamp)
+    [ "$made" != "$want $extras" ] && [ "$made" != "$want dev" ] || return 0
     [ -n "${PYTHON:-}" ] || need python3-venv "$python" -c 'import ensurepip, venv'
     echo "Making the virtual environment .venv ..." >&2
-    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    # One of another Python stays that. One that was copied or moved here would run the code at the old place: its
+    # programs name that in their first lines.
+    if ! .venv/bin/python -c '' 2>/dev/null || [[ -n $made && $made != *" $version $PWD "* ]]; then
+        "$python" -m venv --clear .venv
+    fi
     .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"
     echo "$want $extras" >.venv/stamp
 }

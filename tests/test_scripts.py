@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,82 @@ def test_an_installation_that_does_not_help_is_said(machine: Path) -> None:
     result = need(machine, "package", "tool", "version")
     assert result.returncode == 1
     assert "package was installed, but this still fails: tool version" in result.stderr
+
+
+# Stands for Python: says what it is asked to install, and makes a .venv in which it is itself.
+PYTHON = """
+case "$*" in
+-V) echo Python 3.12.1;;
+*'-m venv --clear .venv') rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; pwd > .venv/home;;
+*'-m pip '*) pwd >> "$LOG";;
+esac"""
+
+
+def checkout(machine: Path, name: str) -> Path:
+    for tool in ("sha256sum", "cut", "rm", "mkdir", "cp", "dirname", "readlink", "find", "sort"):
+        if not (machine / tool).exists():
+            (machine / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+    command(machine, "python3", PYTHON)
+    (machine / name).mkdir()
+    (machine / name / "pyproject.toml").write_text("[project]\n")
+    return machine / name
+
+
+def environment(machine: Path, folder: Path, *extras: str) -> list[str]:
+    """Make the virtual environment; returns the folders where something was installed."""
+    log = machine / "log"
+    log.write_text("")
+    script = f'. "{ROOT}/scripts/lib.sh"; environment "$@"'
+    env = {"PATH": str(machine), "LOG": str(log)}
+    subprocess.run(["bash", "-c", script, "-", *extras], cwd=folder, env=env, check=True, capture_output=True)
+    return log.read_text().split()
+
+
+def test_the_virtual_environment_is_made_once_and_serves_who_needs_less(machine: Path) -> None:
+    folder = checkout(machine, "checkout")
+    assert environment(machine, folder) == [str(folder)]
+    assert environment(machine, folder) == []
+    assert environment(machine, folder, "dev") == [str(folder)]
+    assert environment(machine, folder) == []
+
+
+def test_a_copied_checkout_gets_a_virtual_environment_of_its_own(machine: Path) -> None:
+    folder = checkout(machine, "checkout")
+    environment(machine, folder, "dev")
+    moved = folder.rename(machine / "moved")
+    assert environment(machine, moved, "dev") == [str(moved)]
+    assert (moved / ".venv/home").read_text() == f"{moved}\n"  # and not only installed into the old one
+
+
+def test_a_virtual_environment_of_another_python_is_made_anew(machine: Path) -> None:
+    folder = checkout(machine, "checkout")
+    environment(machine, folder)
+    (folder / ".venv/home").unlink()
+    (folder / "pyproject.toml").write_text("[project]\n# something else to install\n")
+    environment(machine, folder)
+    assert not (folder / ".venv/home").exists()  # it was kept, and installed into
+    command(machine, "python3", PYTHON.replace("3.12.1", "3.13.0"))
+    environment(machine, folder)
+    assert (folder / ".venv/home").exists()
+
+
+@pytest.mark.parametrize("script", ["bench", "gen-proto", "mutants"])
+def test_a_script_can_be_run_by_a_symbolic_link(machine: Path, script: str) -> None:
+    folder = checkout(machine, "checkout")
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("*.py", "*.pyc"))
+    (folder / "backrest/wire").mkdir(parents=True)
+    (machine / "link").symlink_to(folder / "scripts" / script)
+    env = {"PATH": str(machine), "LOG": str(machine / "log")}
+    done = subprocess.run(
+        [machine / "bash", machine / "link"],
+        cwd=machine,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (machine / "log").read_text() == f"{folder}\n"  # there is the environment
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
