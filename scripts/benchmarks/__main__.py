@@ -1,160 +1,147 @@
-"""The command: which rows, how often, beside whom; a table for people on stderr, JSON for programs on stdout."""
+"""The command: which rows, how often, beside whom; a table for people on stderr, JSON for programs on stdout.
+
+Exit code 0 when all was measured, 1 when a row failed (the others are measured and printed), 2 for wrong usage.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
-import statistics
-import sys
+import shlex
+import shutil
+import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from benchmarks.model import Figures, Options, Other
+from shared import entry
+
+from backrest import __version__
+from benchmarks import goals
+from benchmarks.hubs import target_of
+from benchmarks.measuring import measured
+from benchmarks.model import Options, Other
 from benchmarks.rows import ROWS
+from benchmarks.table import Table
 
-# What is to be reached (DESIGN of the project, "Speed"); for the reader of the table, nothing fails by it.
-GOALS = {
-    ("first-sync", "from_start_s"): "100,000 in 4 s",
-    ("first-sync", "from_connection_s"): "8,000 in 0.35 s",
-    ("first-sync", "each_us"): "40",
-    ("first-sync", "hub_peak_mib"): "300 at 100,000",
-    ("first-sync", "client_peak_mib"): "300 at 100,000",
-    ("reconnect", "wall_s"): "100,000 in 0.3 s",
-    ("reconnect", "each_us"): "3",
-    ("live", "p99_ms"): "50",
-    ("idle", "cpu_percent"): "0",
-    ("idle", "each_kib"): "100",
-    ("storm", "wall_s"): "1,000 in 5 s",
-    ("storm", "each_hub_cpu_ms"): "3",
-    ("open-log", "wall_s"): "1,000,000 in 5 s",
-    ("open-log", "peak_mib"): "400 at 1,000,000",
-    ("verify", "peak_mib"): "300 at 1,000,000",
-    ("repair", "peak_mib"): "300 at 1,000,000",
-    ("compact", "peak_mib"): "300 at 1,000,000",
-    ("help", "median_ms"): "150",
-}
+CHECKOUT = Path(__file__).parents[2]
 
 
-def arguments(given: list[str] | None) -> argparse.Namespace:
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(one) for one in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, up to a day")
+    return seconds
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the speed of Backrest.")
-    parser.add_argument("--only", action="append", choices=list(ROWS), help="this row; may be repeated")
-    parser.add_argument("--size", type=int, help="operations, clients, changes or runs, as the row counts")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--only", action="append", choices=list(ROWS), help="this row; may be repeated")
+    add("--size", type=_count, help="operations, clients, changes or runs, as the row counts; needs --only")
+    add(
         "--sizes",
-        type=lambda text: [int(size) for size in text.split(",")],
-        help="several, such as 1000,10000,100000: the cost of one thing should be the same at each",
+        type=_counts,
+        help="several (1000,10000,100000): one should cost the same at each; needs --only",
     )
-    parser.add_argument("--repeat", type=int, default=3, help="measure each row so often (default: 3)")
-    parser.add_argument(
-        "--clients", type=int, default=100, help="connected during the row live (default: 100)"
+    add("--goals", action="store_true", help="each row at the sizes of its goals, and whether they are met")
+    add("--repeat", type=_count, default=3, help="measure each row so often (default: 3)")
+    add("--clients", type=_count, default=goals.CLIENTS, help="connected during the row live (default: 100)")
+    add("--seconds", type=_seconds, default=10.0, help="the row idle watches so long (default: 10)")
+    add(
+        "--patience",
+        type=_seconds,
+        default=60.0,
+        help="one measurement may take so long, and more by its size (60)",
     )
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="the row idle watches so long (default: 10)"
-    )
-    parser.add_argument(
+    add(
         "--against",
         default="",
         metavar="URL",
         help="by turns with ours, measure this hub, of whatever program",
     )
-    parser.add_argument("--token", default="", help="a token of that hub with a use for each light client")
-    parser.add_argument("--against-pid", type=int, default=0, help="its process, for its memory and CPU")
-    parser.add_argument("--json", action="store_true", help="the figures as one JSON document on stdout")
-    args = parser.parse_args(given)
-    if bool(args.against) != bool(args.token):
-        parser.error("--against and --token go together")
-    if args.size is not None and args.sizes is not None:
-        parser.error("--size or --sizes, not both")
-    args.sizes = args.sizes or ([] if args.size is None else [args.size])
-    if args.repeat < 1 or any(size < 1 for size in args.sizes) or args.clients < 1 or args.seconds <= 0:
-        parser.error("--size, --repeat, --clients and --seconds must be positive")
+    add("--token", default="", help="a token of that hub with a use for each light client")
+    add("--against-pid", type=_count, default=0, metavar="PID", help="its process, for its CPU and memory")
+    add(
+        "--against-command",
+        default="",
+        metavar="CMD",
+        help="instead: starts a fresh one for each measurement",
+    )
+    add("--json", action="store_true", help="the figures as one JSON document on stdout")
+    return parser
+
+
+def arguments(given: list[str] | None) -> tuple[argparse.Namespace, Other | None]:
+    """What is to be done, and the other hub. Exits with 2 and a sentence when that cannot be."""
+    command = parser()
+    args = command.parse_args(given)
+    if (args.size or args.sizes) and not args.only:
+        command.error("--size and --sizes need --only: each row counts something else")
+    if args.size and args.sizes:
+        command.error("--size or --sizes, not both")
+    args.sizes = args.sizes or ([args.size] if args.size else [])
+    if args.goals and (args.sizes or args.against or args.against_command or args.clients != goals.CLIENTS):
+        command.error("--goals brings its own sizes and clients, and is about our program")
+    other = None
+    try:
+        other = _other(args)
+    except ValueError as error:
+        command.error(str(error))
     if args.only is None:
-        args.only = [name for name, row in ROWS.items() if not args.against or row.beside(args.against_pid)]
+        args.only = [name for name, row in ROWS.items() if other is None or row.beside(other)]
     for name in args.only:
-        if args.against and not ROWS[name].beside(args.against_pid):
+        if other is not None and not ROWS[name].beside(other):
             needed = "give --against-pid" if ROWS[name].elsewhere else "leave --against out"
-            parser.error(f"the row {name} cannot be measured of that hub: {needed}")
-    return args
+            command.error(f"the row {name} cannot be measured of that hub: {needed}")
+    return args, other
 
 
-class Table:
-    """On stderr, a line for each figure as soon as it is known."""
-
-    def __init__(self, compared: bool) -> None:
-        self._compared = compared
-        more = f" {'theirs':>10} {'min':>10} {'max':>10} {'theirs/ours':>12}" if compared else ""
-        self._say(
-            f"{'row':<11} {'size':>9}  {'figure':<21} {'median':>10} {'min':>10} {'max':>10}{more}  goal"
-        )
-
-    def add(self, result: dict[str, Any]) -> None:
-        for figure, of in result["figures"].items():
-            line = f"{result['row']:<11} {result['size']:>9,}  {figure:<21}{_columns(of)}"
-            if self._compared:
-                theirs = result["against"].get(figure)
-                ratio = result["ratios"].get(figure)
-                line += f"{_columns(theirs)}{'' if ratio is None else f'{ratio:.2f}':>13}"
-            self._say(f"{line}  {GOALS.get((result['row'], figure), '')}".rstrip())
-
-    def compare(self, row: str, results: Sequence[dict[str, Any]]) -> None:
-        """What one operation or client cost at each size: where growth with the square would show."""
-        sizes = " ".join(f"{result['size']:,}" for result in results)
-        for whose in ("figures", "against") if self._compared else ("figures",):
-            for figure in results[0][whose]:
-                if figure.startswith("each_"):
-                    costs = " ".join(f"{result[whose][figure]['median']:.3f}" for result in results)
-                    theirs = " of theirs" if whose == "against" else ""
-                    self._say(f"{row:<11} {figure}{theirs} at {sizes}: {costs}")
-
-    @staticmethod
-    def _say(line: str) -> None:
-        print(line, file=sys.stderr)
+def _other(args: argparse.Namespace) -> Other | None:
+    """ValueError says what does not fit together or cannot be right."""
+    if args.against_command:
+        if args.against or args.token or args.against_pid:
+            raise ValueError("--against-command tells the URL, the token and the process itself")
+        program = shlex.split(args.against_command)[:1]
+        if not program or shutil.which(program[0]) is None:
+            raise ValueError(f"there is no command {args.against_command!r}")
+        return Other(command=args.against_command)
+    if bool(args.against) != bool(args.token):
+        raise ValueError("--against and --token go together")
+    if not args.against:
+        if args.against_pid:
+            raise ValueError("--against-pid is of the hub that --against names")
+        return None
+    other = Other(args.against, args.token, args.against_pid)
+    target_of(other)
+    return other
 
 
-def _columns(of: dict[str, Any] | None) -> str:
-    if of is None:
-        return " " * 33
-    return f" {of['median']:>10.3f} {of['min']:>10.3f} {of['max']:>10.3f}"
-
-
-def summary(samples: Sequence[Figures]) -> dict[str, Any]:
-    """Of each figure the median, the least and the most, and all of them."""
-    figures = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        figures[name] = {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "all": values,
-        }
-    return figures
-
-
-def measured(name: str, options: Options, repeat: int, other: Other | None) -> dict[str, Any]:
-    """One row at one size. Beside another hub: by turns, so that both meet the same moments of this machine."""
-    row = ROWS[name]
-    ours: list[Figures] = []
-    theirs: list[Figures] = []
-    for _ in range(repeat):
-        ours.append(row.measure(replace(options, light=other is not None)))
-        if other is not None:
-            theirs.append(row.measure(replace(options, light=True, other=other)))
-    result = {"row": name, "size": options.size, "counts": row.what, "figures": summary(ours)}
-    if other is not None:
-        result["against"] = summary(theirs)
-        result["ratios"] = {
-            figure: of["median"] / result["figures"][figure]["median"]
-            for figure, of in result["against"].items()
-            if result["figures"][figure]["median"]
-        }
-    return result
+def judge(result: dict[str, Any]) -> None:
+    """Add which goals the medians meet."""
+    row, size = result["row"], result["size"]
+    met = {figure: goals.is_met(row, figure, size, of["median"]) for figure, of in result["figures"].items()}
+    result["goals_met"] = {figure: is_met for figure, is_met in met.items() if is_met is not None}
 
 
 @contextmanager
@@ -168,33 +155,70 @@ def _many_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def main(given: list[str] | None = None) -> int:
-    args = arguments(given)
-    other = Other(args.against, args.token, args.against_pid) if args.against else None
-    table, results = Table(other is not None), []
-    with _many_files():
-        for name in args.only:
-            of_row = []
-            for size in args.sizes or [ROWS[name].size]:
-                options = Options(size=size, clients=args.clients, seconds=args.seconds)
-                of_row.append(measured(name, options, args.repeat, other))
-                table.add(of_row[-1])
-            if len(of_row) > 1:
-                table.compare(name, of_row)
-            results += of_row
-    if args.json:
-        machine = {
+def _about(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on, as it is before anything is measured."""
+    return {
+        "version": __version__,
+        "commit": _commit(),
+        "against": args.against or args.against_command,
+        "repeat": args.repeat,
+        "clients": args.clients,
+        "seconds": args.seconds,
+        "goals": [asdict(goal) for goal in goals.GOALS],
+        "machine": {
             "python": platform.python_version(),
             "system": platform.platform(),
             "cores": os.cpu_count(),
             "load": os.getloadavg()[0],
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        print(
-            json.dumps({"against": args.against, "repeat": args.repeat, "machine": machine, "rows": results})
+        },
+    }
+
+
+def _commit() -> str | None:
+    """With a + behind it when files differ from it; None where this is no git checkout."""
+    if not (CHECKOUT / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
-    return 0
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def main(given: list[str] | None = None) -> int:
+    args, other = arguments(given)
+    about = _about(args)
+    results: list[dict[str, Any]] = []
+    try:
+        with _many_files():
+            _measure(args, other, results)
+    finally:  # also of what was interrupted
+        if args.json:
+            print(json.dumps({**about, "rows": results}), flush=True)
+    return 1 if any("error" in result for result in results) else 0
+
+
+def _measure(args: argparse.Namespace, other: Other | None, results: list[dict[str, Any]]) -> None:
+    table = Table(other is not None)
+    for name in args.only:
+        row = ROWS[name]
+        of_row = []
+        for size in args.sizes or (row.at_goals if args.goals else [row.size]):
+            options = Options(size, clients=args.clients, seconds=args.seconds, patience_s=args.patience)
+            of_row.append(measured(name, options, args.repeat, other))
+            if args.goals:
+                judge(of_row[-1])
+            results.append(of_row[-1])
+            table.add(of_row[-1])
+        table.compare(name, of_row)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.run(main)

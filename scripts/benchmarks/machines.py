@@ -15,21 +15,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from backrest import wire
 from backrest.admin.client import call
 from backrest.crypto.identity import Identity
+from backrest.crypto.tokens import PairingToken
 from backrest.permissions import parse_grant
 from backrest.store.config import ConfigStore
 from backrest.store.files import Paths
+from benchmarks import process
+from benchmarks.model import FailedError
+from benchmarks.process import memory_mib as memory_mib  # also for those who look at a Machine
 
 BACKREST = [sys.executable, "-m", "backrest"]
 GRANT = parse_grant("read-operations=*")
-TICKS = os.sysconf("SC_CLK_TCK")
-LOOK_S = 0.002  # between two looks at a file's length: a hundredth of the shortest time that is told apart
+LOOK_S = 0.002  # between two looks at a file's length: a first sync seems to take so much longer at most
+STOP_S = 10.0  # a daemon ends within 5 s of its SIGTERM; one that does not must not outlive us
 
 
 @contextmanager
@@ -80,6 +84,17 @@ class Machine:
 
         self.configure(change)
 
+    def take(self, token: PairingToken) -> None:
+        """As a hub: let in whoever shows this token."""
+
+        def change(config: wire.config.Config) -> bool:
+            config.multihost.pairing_tokens.add(
+                secret=token.secret, label="bench", created_at_unix=int(time.time()), permissions=[GRANT]
+            )
+            return True
+
+        self.configure(change)
+
     def know(self, hub: Machine, url: str) -> None:
         def change(config: wire.config.Config) -> bool:
             config.multihost.known_hosts.add(
@@ -90,7 +105,8 @@ class Machine:
         self.configure(change)
 
     def run(self, *args: str) -> None:
-        subprocess.run([*BACKREST, *args], env=self.env, check=True, stdout=subprocess.DEVNULL)
+        """A command; CalledProcessError has its stderr."""
+        subprocess.run([*BACKREST, *args], env=self.env, check=True, capture_output=True, text=True)
 
     @contextmanager
     def serving(self) -> Iterator[Daemon]:
@@ -137,29 +153,54 @@ class Daemon:
             found = re.search(pattern, entry[1])
             if found:
                 return found, entry[0]
-        raise RuntimeError(f"{self.machine.name} ended without logging {pattern!r}:\n{''.join(self.log)}")
+        self.process.wait()
+        raise self._ended()
+
+    def check(self) -> None:
+        """FailedError when it has ended."""
+        if self.process.poll() is not None:
+            raise self._ended()
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """What fails in the block because this daemon has ended is told as that."""
+        try:
+            yield
+        except Exception:
+            with suppress(subprocess.TimeoutExpired):  # its connections are closed a moment before it ends
+                self.process.wait(1.0)
+            self.check()
+            raise
+
+    def _ended(self) -> FailedError:
+        self._reader.join()
+        last = self.log[-1].strip() if self.log else "nothing"
+        return FailedError(
+            f"{self.machine.name} ended by itself ({self.process.returncode}); the last of its log: {last}"
+        )
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self._reader.join()
 
     def memory_mib(self, what: str) -> float:
-        """``what``: VmRSS, now; VmHWM, at its highest."""
         return memory_mib(self.pid, what)
 
     def cpu_s(self) -> float:
-        """User and system time of all its threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return process.cpu_s(self.pid)
 
     def holds(self, client: str) -> int:
         """Operations of a client in the hub's index, which changes after they were synced to the disk."""
         status = call(self.machine.paths, "Status", {})
         return sum(peer["operations"] for peer in status["peers"] if peer["peerInstanceId"] == client)
 
-    def until_held(self, client: str, count: int) -> None:
+    def until_held(self, client: Daemon, count: int) -> None:
         """Wait until ``count`` operations of the client are durable.
 
         First their lines are counted in the file, which costs the hub nothing; only then is it asked whether they
@@ -171,15 +212,9 @@ class Daemon:
                 piece = log.read(1 << 20)
                 lines += piece.count(b"\n")
                 if not piece:
-                    if self.process.poll() is not None:
-                        raise RuntimeError(f"the hub ended:\n{''.join(self.log)}")
+                    self.check()
+                    client.check()
                     time.sleep(LOOK_S)
-        while self.holds(client) < count:
+        while self.holds(client.machine.name) < count:
+            self.check()
             time.sleep(LOOK_S)
-
-
-def memory_mib(pid: int | str, what: str) -> float:
-    text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(rf"^{what}:\s+(\d+) kB", text, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) / 1024

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -16,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from shared import entry
 
 from mutation.catalogue import MUTANTS
 from mutation.model import PACKAGE, Mutant, Stale
@@ -54,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mutants: {text}", file=sys.stderr)
     if stale:
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="backrest-mutants-", ignore_cleanup_errors=True) as directory:
         try:
             rows = _table(chosen, Path(directory), options)
@@ -175,4 +175,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.run(main)

@@ -1,0 +1,1 @@
+"""What several of the scripts' programs share. Nothing here is part of the program."""
