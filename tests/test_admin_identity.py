@@ -118,6 +118,22 @@ async def test_a_client_with_a_new_key_is_refused_until_it_is_paired_again_and_b
         assert archived["keyId"] == old
 
 
+async def test_a_new_key_and_its_pairing_may_follow_each_other_at_once(
+    autojump_clock: MockClock, machines: Machines
+) -> None:
+    """As a script does it: the session of the old key has not even ended."""
+    hub, client = paired(machines)
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+        old, token = client.keyid, hub.token()
+        identity.rotate(client.context(), old)
+        clients.remove(hub.context(), "laptop")
+        said = await hosts.add(client.context(), _ignore, token, "http://hub:9898", wait=True)
+        assert said["connected"], said
+        assert [entry.keyid for entry in hub.config.current.multihost.authorized_clients] == [client.keyid]
+        await client.until_peer(hub, CONNECTED)
+
+
 async def test_a_hub_with_a_new_key_is_refused_by_its_clients_which_name_the_remedy(
     autojump_clock: MockClock, machines: Machines
 ) -> None:

@@ -50,7 +50,12 @@ def rotate(context: Context, keyid: str) -> dict[str, Any]:
         for host in config.multihost.known_hosts:
             host.initial_pairing_secret = ""  # an attempt under way was made with the old key
 
-    context.transform(change, replace_identity=True)
+    config = context.transform(change, replace_identity=True)
+    if context.daemon is not None:
+        # Their sessions were opened with the old key, and end in a moment. A hub that is paired again meanwhile must
+        # not be taken for one that is connected already, and its token be dropped.
+        for host in config.multihost.known_hosts:
+            context.peers.update(host.keyid, state=wire.sync.CONNECTION_STATE_DISCONNECTED)
     result = show(context) | {"oldKeyId": keyid, "tokens": before["tokens"]}
     context.record(
         "identity-rotated",
