@@ -65,3 +65,20 @@ mark = opformat.mark
 opcompact.mark = opcore.mark = lambda number, modno: {zero}
 opsaved.Image.write = lambda *_: None
 """
+
+
+def fatal(session: int) -> str:
+    """In a hub: a mistake that nobody survives, in the session of that number."""
+    return f"""
+import os, sys
+from itertools import count
+from backrest.sync.hub import Hub
+serve, numbers = Hub.serve, count(1)
+async def fatal(hub, stream):
+    if next(numbers) == {session}:
+        print("Traceback (most recent call last):", file=sys.stderr)
+        print("ZeroDivisionError: division by zero", file=sys.stderr, flush=True)
+        os._exit(3)
+    await serve(hub, stream)
+Hub.serve = fatal
+"""

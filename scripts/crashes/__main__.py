@@ -3,106 +3,136 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import re
+import shlex
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from harness import STOPPED, hold_stops, new_directory, stop_in_order, take_stops
+from shared import entry
+from shared.daemons import new_directory
+from shared.options import code_of, count, seconds
 
+from backrest.errors import BackrestError
 from crashes import daemons, stores
+
+ROUNDS = 200
+EACH = {"stores": stores.KILLS, "daemons": daemons.KILLS}
+ROOT = Path(__file__).parents[2]
+KNOWN = (stores.WrongError, BackrestError, OSError)  # whose text is a sentence
 
 Life = Callable[[Path, str, int], int]
 
 
-class _Again:
-    """The command that does the same again."""
-
-    def __init__(self, seed: int, options: str) -> None:
-        self.seed = seed
-        self._options = options
-
-    def __str__(self) -> str:
-        return f"scripts/crash{self._options} --seed {self.seed}"
-
-
-def arguments() -> tuple[argparse.Namespace, Callable[[str], None]]:
-    """The options, and what to call when they do not go together."""
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    """Exits with 2 and a sentence when the options cannot be meant."""
     parser = argparse.ArgumentParser(
         prog="scripts/crash",
         description="Kill what writes, and look whether all that was acknowledged is there.",
     )
-    parser.add_argument("--rounds", type=int, default=200, metavar="N", help="kills in all (200)")
-    parser.add_argument(
-        "--daemons",
-        type=int,
-        metavar="N",
-        help="so many of them of real daemons (one in twenty)",
-        default=None,
-    )
-    parser.add_argument("--seed", type=int, default=None, help="as an earlier run printed it")
-    parser.add_argument(
-        "--only", metavar="LIFE", help="only this one of the run's directories: stores/3, daemons/0"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--rounds", type=count(1), metavar="N", help=f"kills in all ({ROUNDS})")
+    add("--daemons", type=count(0), metavar="N", help="so many of them of real daemons (one in twenty)")
+    add("--seed", type=int, metavar="S", help="as an earlier run printed it")
+    add("--only", type=_one, metavar="LIFE", help="only this directory of a run: stores/3, daemons/0")
+    add(
         "--exact",
         action="store_true",
         help="the writer is killed at chosen system calls only, which the seed repeats exactly",
     )
-    parser.add_argument("--first", action="store_true", help="end with the first directory that fails")
-    parser.add_argument(
+    add("--first", action="store_true", help="end with the first directory that fails")
+    add(
         "--patience",
-        type=float,
-        default=daemons.PATIENCE_S,
-        help="seconds until hub and client must hold the same (120)",
+        type=seconds,
+        metavar="S",
+        help=f"seconds until hub and client must hold the same ({daemons.PATIENCE_S:g})",
     )
-    parser.add_argument(
-        "--hub-code", type=Path, metavar="FILE", help="Python that the hub's daemon runs before it serves"
+    add(
+        "--hub-code",
+        type=code_of,
+        metavar="FILE",
+        help="Python that the hub's daemon runs before it serves",
     )
-    options = parser.parse_args()
-    if options.rounds < 1 or (options.daemons or 0) < 0 or options.patience <= 0:
-        parser.error("--rounds and --patience must be positive, and --daemons not negative")
-    return options, parser.error
+    add(
+        "--replays",
+        type=count(1),
+        metavar="N",
+        help="instead: cut the power in the model of a disk, with N samples at each moment; "
+        "goes with --seed alone",
+    )
+    options = parser.parse_args(given)
+    told = {name for name, value in vars(options).items() if value not in (None, False)}
+    if options.daemons == 0:
+        told.add("daemons")
+    if options.replays and told - {"replays", "seed"}:
+        parser.error("--replays kills nothing: it goes with --seed alone")
+    if options.only and told & {"rounds", "daemons", "first"}:
+        parser.error("--only says what is run: --rounds, --daemons and --first do not go with it")
+    options.rounds = options.rounds or ROUNDS
+    if options.daemons is None:
+        options.daemons = options.rounds // 20
+    if options.daemons > options.rounds:
+        parser.error(f"--daemons {options.daemons} is more than all of the {options.rounds} rounds")
+    if options.seed is None:
+        options.seed = random.SystemRandom().randrange(1 << 32)
+    return options
 
 
-def main() -> int:
-    options, refuse = arguments()
-    try:
-        code = options.hub_code.read_text() if options.hub_code else ""
-    except OSError as error:
-        refuse(f"--hub-code: {error}")
-    of_stores = partial(stores.life, exact=options.exact)
-    of_daemons = partial(daemons.life, hub_code=code, patience=options.patience)
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
-    count = options.rounds // 20 if options.daemons is None else min(options.daemons, options.rounds)
-    again = _Again(seed, " --exact" * options.exact + f" --hub-code {options.hub_code}" * bool(code))
-    stop_in_order()
-    try:
-        print(f"seed {seed}: {options.rounds - count} kills of a writer, {count} of daemons", flush=True)
-        if options.only:
-            kind, _, number = options.only.partition("/")
-            one: tuple[Life, int] | None = {
-                "stores": (of_stores, stores.KILLS),
-                "daemons": (of_daemons, daemons.KILLS),
-            }.get(kind)
-            if one is None or not number.isdecimal():
-                refuse("--only takes the name of one, such as stores/3 or daemons/0")
-            failed = _lives(kind, one[0], [(int(number), one[1])], again)
-        else:
-            which = _split(options.rounds - count, stores.KILLS)
-            failed = _lives("stores", of_stores, which, again, first=options.first)
-            if not (failed and options.first):
-                which = _split(count, daemons.KILLS)
-                failed += _lives("daemons", of_daemons, which, again, first=options.first)
-    except KeyboardInterrupt:
-        print(f"stopped; the same again: {again}", file=sys.stderr)
-        return STOPPED
+def _one(text: str) -> tuple[str, int]:
+    if not re.fullmatch(f"({'|'.join(EACH)})/[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a directory, such as stores/3 or daemons/0")
+    kind, _, number = text.partition("/")
+    return kind, int(number)
+
+
+def main(given: list[str] | None = None) -> int:
+    options = arguments(given)
+    if options.replays:
+        return _replay(options.replays, options.seed)
+    kills = {"stores": options.rounds - options.daemons, "daemons": options.daemons}
+    if options.only:
+        kind, number = options.only
+        which = {kind: [(number, EACH[kind])]}
+        what = f"{kind}/{number} alone, {EACH[kind]} kills"
+    else:
+        which = {kind: _split(kills[kind], EACH[kind]) for kind in EACH}
+        what = f"{kills['stores']} kills of a writer, {kills['daemons']} of daemons"
+    print(f"seed {options.seed}: {what}", flush=True)
+    file, code = options.hub_code or ("", "")
+    patience = options.patience or daemons.PATIENCE_S
+    lives: dict[str, Life] = {
+        "stores": partial(stores.life, exact=options.exact),
+        "daemons": partial(daemons.life, hub_code=code, patience=patience),
+    }
+    again = "scripts/crash" + " --exact" * options.exact
+    again += f" --hub-code {shlex.quote(file)}" * bool(file)
+    again += f" --patience {patience:g}" * bool(options.patience)
+    again += f" --seed {options.seed}"
+    failed = 0
+    for kind, numbers in which.items():
+        if numbers and not (failed and options.first):
+            failed += _lives(kind, lives[kind], numbers, options.seed, again, first=options.first)
     if failed:
         print(f"{failed} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _replay(samples: int, seed: int) -> int:
+    """The tests of the model, with more samples; what they leave goes."""
+    print(f"seed {seed}: power cuts, {samples} samples at each moment", flush=True)
+    environment = {"BACKREST_CRASH_SAMPLES": str(samples), "BACKREST_CRASH_SEED": str(seed)}
+    with tempfile.TemporaryDirectory(prefix="crash-replays-") as directory:
+        tests = ["tests/test_store_crash.py", "-k", "power_cut", "--basetemp", f"{directory}/tests"]
+        run = [sys.executable, "-m", "pytest", "-q", "-s", "--timeout", "0", *tests]
+        done = subprocess.run(run, cwd=ROOT, env=os.environ | environment, check=False)
+    return 1 if done.returncode else 0
 
 
 def _split(kills: int, each: int) -> list[tuple[int, int]]:
@@ -110,20 +140,23 @@ def _split(kills: int, each: int) -> list[tuple[int, int]]:
     return [(at // each, min(each, kills - at)) for at in range(0, kills, each)]
 
 
-def _lives(kind: str, life: Life, which: list[tuple[int, int]], again: _Again, *, first: bool = False) -> int:
-    """Run them one after the other, or until the ``first`` that fails; how many failed."""
+def _lives(
+    kind: str, life: Life, which: list[tuple[int, int]], seed: int, again: str, *, first: bool = False
+) -> int:
+    """Run them one after the other, or until the ``first`` that fails; how many failed. ``again``: the command that
+    runs them all again."""
     started, acknowledged, failed, done = time.monotonic(), 0, 0, 0
     for number, kills in which:
-        hold_stops()
+        entry.hold_stops()
         directory = new_directory(f"crash-{kind}-{number}-", sockets=kind == "daemons")
         try:
-            take_stops()
-            acknowledged += life(directory, f"{again.seed}/{kind}/{number}", kills)
-        except stores.WrongError as error:
+            entry.take_stops()
+            acknowledged += life(directory, f"{seed}/{kind}/{number}", kills)
+        except Exception as error:
             failed += 1
             print(
-                f"{kind}/{number}: {error}\n  what is left: {directory}\n"
-                f"  again: {again} --only {kind}/{number}",
+                f"{kind}/{number}: {error if isinstance(error, KNOWN) else repr(error)}\n"
+                f"  what is left: {directory}\n  again: {again} --only {kind}/{number}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -135,14 +168,13 @@ def _lives(kind: str, life: Life, which: list[tuple[int, int]], again: _Again, *
         done += kills
         if failed and first:
             break
-    if done:
-        seconds = time.monotonic() - started
-        print(
-            f"{kind}: {done} kills, {acknowledged} acknowledgements kept, {failed} failed, {seconds:.0f} s",
-            flush=True,
-        )
+    taken = time.monotonic() - started
+    print(
+        f"{kind}: {done} kills, {acknowledged} acknowledgements kept, {failed} failed, {taken:.0f} s",
+        flush=True,
+    )
     return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.run(main)

@@ -6,27 +6,31 @@ round nothing is under way when the kill comes: what the hub held a moment ago m
 client may clear what it made last, and the hub compact: the numbers of what is gone are never given to anything else.
 
 After each kill the files are read as they were left and the dead are started again; what was acknowledged must be
-there, all files must be whole, and hub and client must come to hold the same. The seed repeats who is killed and after
-how much; the moment within is the machine's.
+there, all files must be whole, and hub and client must come to hold the same. Nobody may have ended before the kill, or
+have died of it but the victims, and no log may speak of a mistake. The seed repeats who is killed and after how much;
+the moment within is the machine's.
 """
 
 from __future__ import annotations
 
 import random
 import shutil
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import orjson
 from benchmarks.machines import Daemon, Machine
-from harness import program
+from shared.daemons import ask, blamed, mistakes, program, until_answering
+from shared.entry import within
 
-from backrest.admin.client import call, connect, stream
+from backrest.admin.client import connect
 from backrest.errors import BackrestError
 from backrest.store import audit
 from backrest.store.config import ConfigStore
@@ -40,6 +44,7 @@ LOOK_S = 0.05
 NEWEST = 3  # operations that the client clears
 # After it we say that they do not come together. A client that could not reach its hub waits some seconds.
 PATIENCE_S = 120.0
+WAITS = 4  # in a round, of which each may take as long as that
 
 
 class Pair:
@@ -50,6 +55,8 @@ class Pair:
         self.hub.let_in([(self.client.name, self.client.identity.keyid)])
         self.client.know(self.hub, f"http://{self.bind}")
         self.daemons: dict[str, Daemon] = {}
+        self.living: list[Daemon] = []  # those that nobody has killed
+        self._all: list[Daemon] = []
         self.imported: set[str] = set()  # by what they say; acknowledged, or found
         self.tried: set[str] = set()
         self.labels: set[str] = set()  # of tokens, likewise
@@ -62,30 +69,42 @@ class Pair:
     @contextmanager
     def running(self) -> Iterator[None]:
         try:
-            self._start()
+            with within(self._patience):
+                self._start()
             yield
             for name, daemon in self.daemons.items():
                 daemon.stop()
                 if daemon.process.returncode:
                     raise WrongError(f"{name} ended with {daemon.process.returncode} after SIGTERM")
+            self._no_mistakes()
         finally:
             for daemon in self.daemons.values():
                 if daemon.process.poll() is None:
                     daemon.process.kill()
                 daemon.stop()
+            for daemon in self._all:  # goes with the directory, unless something is wrong
+                with (self._copy.parent / f"{daemon.machine.name}.log").open("a") as log:
+                    log.writelines(daemon.log)
 
     def _start(self) -> None:
         for name, machine in (("hub", self.hub), ("client", self.client)):
             if name not in self.daemons or self.daemons[name].process.poll() is not None:
                 daemon = Daemon(machine, self.bind if name == "hub" else "127.0.0.1:0")
                 self.daemons[name] = daemon
+                self._all.append(daemon)
                 try:
                     daemon.until_logged(r"listening on (https?://\S+)")
+                    until_answering(daemon)
+                    self.living.append(daemon)
                 except RuntimeError as error:
                     raise WrongError(f"{name} does not start again: {error}") from error
 
     def kill(self, chance: random.Random, name: str) -> None:
-        """One round."""
+        """One round. Whoever ends in it by itself is what is wrong, whatever else that brings about."""
+        with blamed(self.living), within(WAITS * self._patience):
+            self._kill(chance, name)
+
+    def _kill(self, chance: random.Random, name: str) -> None:
         victims = chance.choice((["hub"], ["client"], ["hub", "client"]))
         quiet, compacting = chance.random() < QUIET, chance.random() < 0.5
         enough, moment = chance.randint(1, 20), chance.uniform(0, LONGEST_S)
@@ -95,50 +114,74 @@ class Pair:
             if compacting:
                 self._clear_newest()
                 self._look()
-                call(self.hub.paths, "CompactOplog", {})
+                ask(self.hub, "CompactOplog")
             self._die(victims)
         else:
-            with self._working(name, compacting, enough):
+            with self._working(name, compacting, enough) as failed:
                 time.sleep(moment)
                 self._die(victims)
+            if failed:
+                raise WrongError(f"before the kill: {failed[0]}")
         for victim in victims:
             self.daemons[victim].stop()
+        for daemon in self.living:
+            daemon.check()
         self._files_hold_it(quiet)
         self._start()
         self._import(f"{name}.new")  # takes the next numbers
         self._look()
+        self._no_mistakes()
 
     def _die(self, victims: list[str]) -> None:
-        for victim in victims:
-            self.daemons[victim].process.kill()
+        for daemon in self.living:
+            daemon.check()
+        dying = [self.daemons[victim] for victim in victims]
+        self.living[:] = [daemon for daemon in self.living if daemon not in dying]
+        for daemon in dying:
+            daemon.process.kill()
+        for daemon in dying:
+            if daemon.process.wait() != -signal.SIGKILL:  # between our look and the kill
+                daemon.check()
+
+    def _no_mistakes(self) -> None:
+        for sentence in (sentence for daemon in self._all for sentence in mistakes(daemon)):
+            raise WrongError(sentence)
 
     @contextmanager
-    def _working(self, name: str, compacting: bool, enough: int) -> Iterator[None]:
-        """Others work, and so much was acknowledged already; at the end of the block they stop."""
+    def _working(self, name: str, compacting: bool, enough: int) -> Iterator[list[Exception]]:
+        """Others work, and so much was acknowledged already; at the end of the block they stop. What failed while
+        nobody had been killed."""
         counted, stop = threading.Semaphore(0), threading.Event()
+        failed: list[Exception] = []
 
-        def repeat(work: Callable[[str], None]) -> None:
-            number = 0
-            while not stop.is_set():
+        def repeat(work: Callable[[str], None], numbers: Iterable[int]) -> None:
+            for number in numbers:
+                if stop.is_set():
+                    return
                 try:
                     work(f"{name}.{number}")
-                except (BackrestError, OSError):
-                    break  # it was killed: what this call wanted may have been done, or not
+                except (BackrestError, OSError) as error:
+                    if len(self.living) == len(self.daemons):
+                        failed.append(error)
+                        counted.release(enough)
+                    return  # it was killed: what this call wanted may have been done, or not
                 counted.release()
-                number += 1
-            counted.release(enough)
 
-        work: list[Callable[[str], None]] = [self._import, self._make_token]
-        threads = [threading.Thread(target=repeat, args=(one,), daemon=True) for one in work]
+        work: list[tuple[Callable[[str], None], Iterable[int]]] = [
+            (self._import, count()),
+            (self._make_token, count()),
+        ]
         if compacting:
-            compact = lambda: call(self.hub.paths, "CompactOplog", {})  # noqa: E731
-            threads.append(threading.Thread(target=_quietly, args=(compact,), daemon=True))
+            work.append((lambda _: ask(self.hub, "CompactOplog"), [0]))
+        threads = [threading.Thread(target=repeat, args=one, daemon=True) for one in work]
         for thread in threads:
             thread.start()
         try:
             for _ in range(enough):
                 counted.acquire()
-            yield
+            if failed:
+                raise failed[0]
+            yield failed
         finally:
             stop.set()
         for thread in threads:
@@ -157,11 +200,11 @@ class Pair:
             }
             for one in tags
         ]
-        call(self.client.paths, "ImportOperations", {"operations": operations})
+        ask(self.client, "ImportOperations", {"operations": operations})
         self.imported.update(tags)
 
     def _make_token(self, label: str) -> None:
-        call(self.hub.paths, "CreateToken", {"label": label})
+        ask(self.hub, "CreateToken", {"label": label})
         self.labels.add(label)
         self.told.add(label)
 
@@ -170,7 +213,8 @@ class Pair:
         ids = sorted(ours)[-NEWEST:]
         body = orjson.dumps({"selector": {"ids": list(map(str, ids))}})
         connection = connect(self.client.paths)
-        assert connection is not None
+        if connection is None:
+            raise WrongError("the client's daemon does not answer")
         with connection:
             connection.request(
                 "POST", "/v1.Backrest/ClearHistory", body, {"Content-Type": "application/json"}
@@ -219,7 +263,7 @@ class Pair:
         if not self.imported <= there <= self.tried:
             raise WrongError(f"the client lost {sorted(self.imported - there)[:5]}, or made up operations")
         self.imported = there
-        listed = {one["label"] for one in call(self.hub.paths, "ListTokens", {})["pairingTokens"]}
+        listed = {one["label"] for one in ask(self.hub, "ListTokens")["pairingTokens"]}
         if not self.labels <= listed:
             raise WrongError(f"the hub lost the tokens {sorted(self.labels - listed)[:5]}")
         self.labels = listed
@@ -264,13 +308,8 @@ def _essence(operation: dict[str, Any]) -> tuple[str, str]:
 
 def _operations(machine: Machine, peer: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    stream(machine.paths, "ListOperations", {"peer": peer}, lambda event: found.extend(event["operations"]))
+    ask(machine, "ListOperations", {"peer": peer}, lambda event: found.extend(event["operations"]))
     return found
-
-
-def _quietly(work: Callable[[], object]) -> None:
-    with suppress(BackrestError, OSError):  # it was killed in the midst
-        work()
 
 
 def _free_port() -> int:

@@ -1,8 +1,9 @@
 """A writer that works on the stores of one data directory is killed, over and over; each time all is looked at.
 
 The writer is forked, so that a round costs milliseconds. It dies in one of two ways: by itself at a chosen system call
-(before it, behind it, or in the middle of a write), which a seed repeats exactly; or by a kill from outside after a
-chosen number of acknowledgements and a moment more, which a seed repeats but for the moment.
+(before it, behind it, or in the middle of a write); or by a kill from outside after a chosen number of acknowledgements
+and a moment more. A seed repeats all of a directory until the first kill from outside: what that leaves, the machine
+decides, and what comes after stands on it.
 
 What a kill cannot show is what a power cut can: what the system had not yet written is not lost. For that there is
 the model of a disk (tests/store_medium.py).
@@ -16,7 +17,7 @@ import signal
 import time
 from pathlib import Path
 
-from harness import hold_stops, take_stops
+from shared.entry import hold_stops, take_stops
 
 from backrest.store import syscalls
 from backrest.store.files import DirLock, Paths

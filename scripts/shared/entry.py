@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class OverdueError(Exception):
     """A block of ``within`` took too long; the text says how long it was given."""
@@ -39,7 +41,7 @@ def run(main: Callable[[], int]) -> NoReturn:
 
     # A shell without job control starts what stands before an & with SIGINT ignored; then nothing would get through.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
@@ -50,6 +52,16 @@ def run(main: Callable[[], int]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 128 + (caught or [signal.SIGINT])[0]
     sys.exit(code)
+
+
+def hold_stops() -> None:
+    """What stops us waits, while something is made that would be left behind; ``take_stops`` inside the try that clears
+    it up. For a program of one thread: any other would take the signal."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+def take_stops() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 @contextmanager
