@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_stores import late_append, lost_marks
+from broken_stores import fatal, late_append, lost_marks
+from refusals import refusal
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))  # loads is a script: no part of the program
 
-from loads import look  # noqa: E402 - found by the line above
+from loads import bad, look, world  # noqa: E402 - found by the line above
+from loads.__main__ import arguments  # noqa: E402
 
 
-def load(*args: str) -> tuple[int, dict[str, Any], str]:
+def load(*args: str, clients: str = "8") -> tuple[int, dict[str, Any], str]:
     """(exit code, the figures, what was said) of a run with one client of each role, some of them twice."""
     done = subprocess.run(
-        [sys.executable, "-m", "loads", "--clients", "8", "--json", *args],
+        [sys.executable, "-m", "loads", "--clients", clients, "--json", *args],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": "scripts"},
         capture_output=True,
@@ -67,7 +69,14 @@ def test_everything_arrives_and_nothing_is_left_over() -> None:
         assert of["did"].pop("dials") >= of["did"].pop("sessions") >= 8, (
             "six good ones, and the storm comes back"
         )
-        assert len(of["did"]) >= 2, "each round has both sorts of bad clients"
+        did = of["did"].keys()
+        never = [
+            kind for one in of["absent"] for kind in one.partition("kinds never played: ")[2].split(", ")
+        ]
+        assert did & set(map(bad.name_of, bad.HALF_OPEN))
+        assert did & set(map(bad.name_of, bad.GARBAGE))
+        for kind in map(bad.name_of, bad.HALF_OPEN + bad.GARBAGE):
+            assert (kind in did) != (kind in never)
         assert of["hub"]["held"] > 0
 
 
@@ -199,6 +208,52 @@ Inbound._received = mistaken
     assert any("hub's log has mistakes of its own" in sentence for sentence in wrong)
 
 
+def test_hub_that_ends_by_itself_ends_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(fatal(12))  # in the midst of the load
+    code, found, _ = load("--seconds", "1000", "--hub-code", str(file))
+    assert code == 1
+    assert (
+        "hub ended by itself (3); the last of its log: ZeroDivisionError: division by zero" in found["wrong"]
+    )
+
+
+def test_bad_clients_are_spread_over_all_kinds_and_addresses() -> None:
+    for clients, number, firsts in ((32, 1, {0, 2, 4, 6}), (32, 2, {1, 3, 5, 7}), (64, 1, set(range(8)))):
+        parts = bad.cast([world.ROLES[who % 8] for who in range(clients)], number)
+        for kinds in (bad.HALF_OPEN, bad.GARBAGE):
+            assert {turn % 8 for mine, turn, _ in parts.values() if mine is kinds} == firsts
+        addresses = [address % bad.ADDRESSES for _, _, address in parts.values()]
+        assert {addresses.count(one) for one in addresses} == {len(parts) // bad.ADDRESSES}
+
+
+def test_what_a_round_did_not_have_is_said() -> None:
+    _, found, said = load("--seconds", "0.1", "--cuts", "500", "--rounds", "1", clients="4")
+    absent = found["rounds"][0]["absent"]
+    assert re.fullmatch("[0-9]+ of 500 cuts", absent[0])
+    assert absent[1] == "roles never played: slow, garbage"
+    assert absent[2].startswith("kinds never played: ")
+    assert f"without: {'; '.join(absent)}" in said
+    assert found["options"] == {"clients": 4, "seconds": 0.1, "rounds": 1, "cuts": 500, "patience": 120.0}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--seconds", "nan"], "nan"),
+        (["--seconds", "0"], "--seconds"),
+        (["--patience", "inf"], "inf"),
+        (["--clients", "0"], "--clients"),
+        (["--rounds", "0"], "--rounds"),
+        (["--cuts", "-1"], "--cuts"),
+        (["--hub-code", "/no/such/file"], "/no/such/file"),
+        (["--hub-code", str(ROOT / "README.md")], "is not Python"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_is_started(args: list[str], says: str) -> None:
+    assert says in refusal(arguments, args)
+
+
 def test_run_that_is_stopped_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory() as short:  # sockets have short paths
         run = subprocess.Popen(
@@ -213,8 +268,8 @@ def test_run_that_is_stopped_leaves_nothing() -> None:
             assert run.stderr is not None
             assert any(line.startswith("before:") for line in iter(run.stderr.readline, ""))
             run.send_signal(signal.SIGTERM)  # to the script alone: its daemons are its own to end
-            assert run.stderr.read() == "stopped; the same again: --seed 5\n"
-        assert run.returncode == 130
+            assert run.stderr.read() == "interrupted\n"
+        assert run.returncode == 128 + signal.SIGTERM
         assert list(Path(short).iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)

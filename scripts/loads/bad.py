@@ -1,16 +1,18 @@
 """The light clients that misbehave: those that begin and do not go on (half-open), and those that talk nonsense
 (garbage). Nothing of what they do may stay behind at the hub, or be noticed by anybody else.
 
-A table names each kind; a client draws one after the other. They come from a few addresses, as attackers do: of one,
-eight streams at a time may be on their way in.
+A table names each kind; a client plays them by turns, and those of a role begin at different ones. They come from a few
+addresses, as attackers do: of one, eight streams at a time may be on their way in.
 """
 
 from __future__ import annotations
 
 import random
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
@@ -27,9 +29,10 @@ from backrest.protocol.framing import encode
 from backrest.protocol.session import Role, Session, State
 from backrest.sync.client import SYNC_PATH
 from loads.good import Client
-from loads.scene import Scene
+from loads.scene import Scene, WrongError
 
-ADDRESSES = 4  # half of the hub's 64 places for strangers
+ADDRESSES = 4  # so they have at most half of the hub's 64 places for strangers
+ONWARD = 3  # kinds from round to round; in eight rounds each is the first
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # an empty frame of that type
 NOISE = 5000  # bytes, at most
@@ -202,7 +205,7 @@ async def noise_as_a_handshake(visit: Visit) -> None:
 async def stranger(visit: Visit) -> None:
     """Good in everything, and unknown."""
     async with visit.session(State.OPEN, stranger=True):
-        raise AssertionError("a stranger was let in")
+        raise WrongError("a stranger was let in")
 
 
 async def noise_as_a_record(visit: Visit) -> None:
@@ -279,15 +282,40 @@ GARBAGE: tuple[Kind, ...] = (
 BAD: dict[str, tuple[Kind, ...]] = {"half-open": HALF_OPEN, "garbage": GARBAGE}
 
 
-async def misbehave(role: str, number: int, client: Client, scene: Scene, chance: random.Random) -> None:
-    """One kind after the other, the first by turns so that a short run has them all, until cancelled."""
-    kinds, at = BAD[role], number
-    while True:
+async def misbehave(
+    kinds: Sequence[Kind], turn: int, address: int, client: Client, scene: Scene, chance: random.Random
+) -> None:
+    """One kind after the other, from number ``turn`` on, until cancelled."""
+    for at in count(turn):
         kind = kinds[at % len(kinds)]
-        scene.counts[kind.__name__.replace("_", " ")] += 1
+        scene.counts[name_of(kind)] += 1
         try:
-            await kind(Visit(client, scene, chance, f"203.0.113.{number % ADDRESSES}"))
+            await kind(Visit(client, scene, chance, f"203.0.113.{address % ADDRESSES}"))
         except* GONE:
             pass  # as it should be
         await trio.sleep(chance.random() * AGAIN_S)
-        at = at + 1 if at < number + len(kinds) - 1 else chance.randrange(len(kinds)) + number + len(kinds)
+
+
+def name_of(kind: Kind) -> str:
+    return kind.__name__.replace("_", " ")
+
+
+def cast(roles: Sequence[str], number: int) -> dict[int, tuple[tuple[Kind, ...], int, int]]:
+    """For a round: number of a bad client among all -> its kinds, with which it begins, and its address. Those of a
+    role are spread over its kinds, and all of them over the addresses; each round begins with others."""
+    found: dict[int, tuple[tuple[Kind, ...], int, int]] = {}
+    played = Counter(roles)
+    turns: Counter[str] = Counter()
+    for who, role in enumerate(roles):
+        if role in BAD:
+            kinds = BAD[role]
+            turn = turns[role] * len(kinds) // min(played[role], len(kinds)) + ONWARD * (number - 1)
+            found[who] = kinds, turn, len(found)
+            turns[role] += 1
+    return found
+
+
+def missed(roles: Collection[str], counts: Counter[str]) -> list[str]:
+    """The kinds of these roles that nobody came to play."""
+    kinds = [name_of(kind) for role in BAD if role in roles for kind in BAD[role]]
+    return [name for name in kinds if not counts[name]]

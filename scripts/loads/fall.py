@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
-from benchmarks.light import Target
 from benchmarks.machines import Daemon, Machine
+from shared.daemons import ask
 
-from backrest.admin.client import call
 from loads import look
 from loads.good import Client
+from loads.living import Living
 from loads.scene import Scene
 
 Until = Callable[
@@ -49,11 +49,12 @@ class Ids:
 async def fall(
     hub: Machine,
     daemon: Daemon,
-    target: Target,
+    scene: Scene,
     client: Client,
     missing: Callable[[], str],
     until: Until,
     ids: Ids,
+    living: Living,
 ) -> None:
     """``client`` is a good one, and alone; when this returns the daemon is dead. WrongError when the hub does not come
     to hold what it says."""
@@ -63,14 +64,14 @@ async def fall(
         modno, wanted = held.get(kept, (0, ""))[0], client.made[kept].modno
         return "" if modno == wanted else f"operation {kept} has the modno {modno}, not {wanted}"
 
-    async with client.visit(Scene(target), politely=False):
+    async with client.visit(scene, politely=False):
         kept, gone = await client.make(), await client.make()
         await until(missing, "before the hub was killed", look.LOOK_S)
         await trio.to_thread.run_sync(ids.look)
         await client.delete(gone)
         await until(missing, "before the hub was killed", look.LOOK_S)
-        await trio.to_thread.run_sync(call, hub.paths, "CompactOplog", {})
+        await living.in_time(ask, hub, "CompactOplog")
         await client.alter(kept)
         await until(is_old, f"before the hub was killed, of {client.name}", 0.0)
-        daemon.process.kill()
+        living.kill(daemon)
     await trio.to_thread.run_sync(daemon.stop)

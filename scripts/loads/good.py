@@ -17,7 +17,7 @@ from benchmarks.light import BATCH, Item, LightClient
 from backrest import wire
 from backrest.errors import BackrestError
 from backrest.protocol import events
-from loads.scene import Scene
+from loads.scene import Scene, WrongError
 
 CHANGE_S = 1.0  # between two changes of a steady one, at most
 SLOW_S = 1.5  # a slow one takes so long over each item, at most: minutes less than what a hub lets pass
@@ -80,12 +80,16 @@ class Client(LightClient):
 
     @asynccontextmanager
     async def visit(self, scene: Scene, *, politely: bool = True) -> AsyncIterator[None]:
-        """Be let in, and stay until the block ends; if the hub ends it before, that is wrong, and it dials again."""
+        """Be let in, and stay until the block ends; if the hub ends it before, that is wrong, and it dials again.
+        WrongError when it is not let in in time."""
         self._leaving = False
         async with trio.open_nursery() as nursery:
             inside = trio.Event()
             nursery.start_soon(self._stay, scene, inside)
-            await inside.wait()
+            with trio.move_on_after(scene.patience):
+                await inside.wait()
+            if not inside.is_set():
+                raise WrongError(f"{self.name} was not let in within {scene.patience:g} s")
             yield
             self._leaving = True
             if politely:

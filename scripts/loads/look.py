@@ -5,7 +5,6 @@ ids of the hub's log are.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from collections import defaultdict
@@ -17,15 +16,11 @@ from typing import Any
 
 import orjson
 from benchmarks.machines import Daemon, Machine, memory_mib
-from harness import program
+from shared.daemons import ask, program
 
 from backrest import wire
-from backrest.admin.client import call, stream
 from backrest.store.oplog import OpLog, Query
 from backrest.wire import codec
-
-# What a daemon says in its log only when it made a mistake itself. Errors of others are expected, in numbers.
-MISTAKE = re.compile(r"Traceback|mistake in this program|connection failed|never awaited|\bcritical\b", re.I)
 
 # What Python has not collected yet is no leak, nor is what malloc keeps for later: before memory is looked at, a
 # daemon is told to give both back. A session is a circle of objects, so up to a thousand of them wait to be collected.
@@ -39,6 +34,14 @@ signal.signal(signal.SIGUSR2, give_back)
 
 IDLE = "Trio thread "  # what trio calls a thread that has no work now
 
+# The real client waits for half of our patience at most before it dials again. After a dozen cuts it waits up to five
+# minutes, and then a round would be found wrong for that alone.
+WAIT_S = 30.0
+_COME_BACK = """
+import backrest.sync.client
+backrest.sync.client.LONGEST_WAIT_S = {}
+"""
+
 LOOK_S = 0.1  # between two looks
 
 # What a round may leave: what the hub holds then (index, flows, what it says of a peer), and what the heap's shape
@@ -47,9 +50,14 @@ MEMORY_MIB = 4.0
 EACH_OPERATION = 500  # bytes
 
 
-def start(code: str = "") -> list[str]:
+def hub(code: str) -> list[str]:
     """``backrest``, that runs ``code`` first, and can be told to give memory back."""
     return program(_START + code)
+
+
+def client(patience: float) -> list[str]:
+    """``backrest``, that comes back within half of that many seconds, and can be told to give memory back."""
+    return program(_START + _COME_BACK.format(min(WAIT_S, patience / 2)))
 
 
 def give_back(daemon: Daemon) -> None:
@@ -81,7 +89,7 @@ class Figures:
 
 def figures(machine: Machine, daemon: Daemon) -> Figures:
     """Blocking. Being asked takes a file descriptor and some tasks of its own, each time the same."""
-    status = call(machine.paths, "Status", {})
+    status = ask(machine, "Status")
     return Figures(
         files=len(os.listdir(f"/proc/{daemon.pid}/fd")),
         tasks=int(status["daemon"]["tasks"]),
@@ -119,7 +127,7 @@ def growth(name: str, rounds: Sequence[Figures]) -> list[str]:
 
 def counts(machine: Machine) -> dict[str, int]:
     """Instance id -> how many operations are held of this client."""
-    return {peer["peerInstanceId"]: peer["operations"] for peer in call(machine.paths, "Status", {})["peers"]}
+    return {peer["peerInstanceId"]: peer["operations"] for peer in ask(machine, "Status")["peers"]}
 
 
 History = dict[int, tuple[int, str]]  # its owner's id -> (modno, content)
@@ -130,7 +138,7 @@ def shown(machine: Machine, **which: str) -> dict[str, History]:
     """Key id, or "" -> what a daemon says that it holds of that client, or of its own. The content is what is the same
     at both ends."""
     found: list[Any] = []
-    stream(machine.paths, "ListOperations", which, lambda event: found.extend(event["operations"]))
+    ask(machine, "ListOperations", which, lambda event: found.extend(event["operations"]))
     return _by_owner(codec.from_dict(wire.operations.Operation, one) for one in found)
 
 

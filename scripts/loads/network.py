@@ -1,7 +1,7 @@
 """A TCP proxy that is a bad network, by a seed: each direction is split, held up and stalled; some connections are cut.
 
-``cuts`` of them are cut, each after some bytes of its own, by turns with FIN and RST; the others live, or the two ends
-would only ever dial. Nothing is lost or changed inside a connection: that is TCP's promise, and what is encrypted
+Up to ``cuts`` of them are cut, each after some bytes of its own, by turns with FIN and RST; the others live, or the two
+ends would only ever dial. Nothing is lost or changed inside a connection: that is TCP's promise, and what is encrypted
 above it would notice. It is a good network until ``worsen``, and again when ``calm`` is set.
 """
 
@@ -42,7 +42,9 @@ class Network:
         self._random = random.Random(seed)
 
     def worsen(self, cuts: int) -> None:
-        """From now on it is bad; the first that comes is stalled and ground, so that a short while has both."""
+        """From now on it is bad, and counts anew; the first that comes is stalled and ground, so that a short while has
+        both."""
+        self.counts.clear()
         self.cuts, self.calm, self._due = cuts, False, {"stalls", "pieces"}
 
     def _happens(self, what: str, chance: float) -> bool:

@@ -20,6 +20,7 @@ class Scene:
     """One round. The good clients stay until everything has arrived, the bad ones are cancelled before that."""
 
     target: Target
+    patience: float  # s, until somebody must be let in
     over: trio.Event = field(default_factory=trio.Event)  # nothing new from here on
     arrived: trio.Event = field(default_factory=trio.Event)
     storm: trio.Event = field(default_factory=trio.Event)  # set and replaced: all of them come back now

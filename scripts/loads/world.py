@@ -1,9 +1,12 @@
 """One run: a hub, a real client behind a bad network, the light clients, and the rounds they play.
 
-Every round is the same load. After each, everybody but the real client leaves, and it is looked at: the hub must have
-all that was listed, and both daemons must be back where they began. Memory is compared with that after the round before
-and after the first: what a daemon takes once (modules, caches, the heap's shape) is taken there. Then the hub falls
-(fall.py), and a last round is for the one that is started again; unless something is wrong by then.
+Every round is as much load: the same clients, by draws of its own. After each, everybody but the real client leaves,
+and it is looked at: the hub must have all that was listed, and both daemons must be back where they began. Memory is
+compared with that after the round before and after the first: what a daemon takes once (modules, caches, the heap's
+shape) is taken there. Then the hub falls (fall.py), and a last round is for the one that is started again; unless
+something is wrong by then.
+
+Nothing waits for ever: whoever ends by itself ends the run (living.py), and what must come has our patience.
 """
 
 from __future__ import annotations
@@ -21,25 +24,28 @@ import trio
 from benchmarks import operations
 from benchmarks.light import Target
 from benchmarks.machines import Daemon, Machine
+from shared.daemons import ask, mistakes
 
 from backrest import wire
-from backrest.admin.client import call
 from backrest.permissions import parse_grant
 from backrest.wire import codec
 from loads import look
-from loads.bad import BAD, misbehave
+from loads.bad import cast, misbehave, missed
 from loads.fall import Ids, fall
 from loads.good import GOOD, Client
+from loads.living import Living
 from loads.network import Network
 from loads.scene import Scene, WrongError
 
-# Of each role in turn: good ones are half of all, and of those let in at once only a part changes anything.
+# Of each role in turn: of eight clients two misbehave, and the first six are one of each.
 ROLES = ("idle", "steady", "storm", "half-open", "slow", "garbage", "steady", "storm")
 BATCH = 5  # operations of the real client in one go
 IMPORT_S = 0.5  # between two of them, at most
 CONFIG_EVERY_S = 1.0  # a change of the hub's configuration: something to show to all
 STORM_EVERY_S = 2.0
 PLANS = 40  # of the hub's configuration, which it shows to the slow ones: 20 KiB
+# A hub may take 25 s until it refuses somebody: that, and an answer of a busy one, has at least so long.
+LEAST_S = 30.0
 SAME = 8  # looks in a row before we believe that a daemon has come to rest
 
 
@@ -50,9 +56,8 @@ class Options:
     seed: int
     rounds: int = 2
     cuts: int = 2  # in each round
-    patience: float = 120.0  # s: a client whose connection was cut a few times waits a minute
+    patience: float = 120.0  # s
     hub_code: str = ""  # Python that the hub runs first: to show that a fault is found
-    as_json: bool = False
 
 
 @dataclass(slots=True)
@@ -68,12 +73,14 @@ class World:
         self.options = options
         self.result = Result()
         self._say = say
-        self._chance = random.Random(f"{options.seed}/work")
         self.hub, self.laptop = Machine(directory, "hub"), Machine(directory, "laptop")
-        self.hub.program, self.laptop.program = look.start(options.hub_code), look.start()
+        self.hub.program, self.laptop.program = look.hub(options.hub_code), look.client(options.patience)
         self._copy = directory / "copy" / "oplog.jsonl"
         self._ids = Ids(self.hub)
         self._killed: Daemon | None = None
+        self._least = max(options.patience, LEAST_S)
+        self._daemons = ExitStack()
+        self._living = Living(self._daemons, self._least)
         self.roles = [ROLES[number % len(ROLES)] for number in range(options.clients)]
         self.clients = [Client(f"{role}-{number}") for number, role in enumerate(self.roles)]
         known = [(one.name, one.identity.keyid) for one in self.clients]
@@ -95,13 +102,14 @@ class World:
 
     async def run(self) -> Result:
         network = Network(f"{self.options.seed}/network")
-        with ExitStack() as hubs:
-            hub = hubs.enter_context(self.hub.serving())
-            network.target = _port(hub)
+        with self._daemons:
             async with trio.open_nursery() as nursery:
                 await nursery.start(network.run)
                 self.laptop.know(self.hub, f"http://127.0.0.1:{network.port}")
-                with self.laptop.serving() as laptop:
+                hub = self._living.serve(self.hub)
+                network.target = _port(hub)
+                laptop = self._living.serve(self.laptop)
+                async with self._living.watched():
                     await self._work_once()
                     await self._until(self._missing, "before the load")
                     first = {
@@ -113,11 +121,11 @@ class World:
                     for number in range(1, self.options.rounds + 1):
                         await self._round(number, hub, laptop, network, first, seen)
                     # Once, and after memory was judged: the more a daemon has to show, the more room it takes for that.
-                    self.result.wrong += await trio.to_thread.run_sync(self._what_the_hub_shows)
+                    self.result.wrong += await self._living.in_time(self._what_the_hub_shows)
                     if not self.result.wrong:
                         await self._fall(hub)
                     if not self.result.wrong:
-                        hub = await trio.to_thread.run_sync(hubs.enter_context, self.hub.serving())
+                        hub = self._living.serve(self.hub)
                         network.target = _port(hub)
                         del seen["hub"][1:]  # of those before it, the first is what one takes at least
                         await self._work_once()
@@ -141,23 +149,41 @@ class World:
         seen: dict[str, list[look.Figures]],
     ) -> None:
         """Play it, and look. ``seen``: what was left after each round."""
-        scene = Scene(Target(hub.url, self.hub.identity.keyid, self.hub.name))
-        network.counts.clear()
+        scene = self._scene(hub)
         began, made = time.monotonic(), self._made()
-        # The last one comes after the fall, which was a cut: with each the real client waits longer.
-        await self._play(scene, network, self.options.cuts if number <= self.options.rounds else 0)
+        # The last one comes after the fall, which was a cut.
+        cuts = self.options.cuts if number <= self.options.rounds else 0
+        await self._play(number, scene, network, cuts)
         wrong = [*scene.wrong]
         for name, machine, daemon in (("hub", self.hub, hub), ("client", self.laptop, laptop)):
             now, left = await self._back(name, machine, daemon, first[name])
             seen[name].append(now)
             wrong += [*left, *look.growth(name, seen[name])]
-        self._report(number, scene, network, seen, time.monotonic() - began, self._made() - made, wrong)
+        absent = self._absent(scene, network, cuts)
+        seconds = time.monotonic() - began
+        self._report(number, scene, network, seen, seconds, self._made() - made, absent, wrong)
+
+    def _scene(self, hub: Daemon) -> Scene:
+        return Scene(Target(hub.url, self.hub.identity.keyid, self.hub.name), self._least)
+
+    def _absent(self, scene: Scene, network: Network, cuts: int) -> list[str]:
+        """What a round was to have, and had not: it was too short, or there were too few clients."""
+        absent = []
+        if network.counts["cuts"] < cuts:
+            absent.append(f"{network.counts['cuts']} of {cuts} cuts")
+        for what, names in (
+            ("roles", [role for role in dict.fromkeys(ROLES) if role not in self.roles]),
+            ("kinds", missed(self.roles, scene.counts)),
+        ):
+            if names:
+                absent.append(f"{what} never played: {', '.join(names)}")
+        return absent
 
     async def _fall(self, hub: Daemon) -> None:
         """The hub is killed, and its file has what it held."""
         began = time.monotonic()
-        target = Target(hub.url, self.hub.identity.keyid, self.hub.name)
-        await fall(self.hub, hub, target, self.clients[0], self._missing, self._until, self._ids)
+        scene, client = self._scene(hub), self.clients[0]
+        await fall(self.hub, hub, scene, client, self._missing, self._until, self._ids, self._living)
         self._killed = hub
         self._look_at_the_end_of(hub)
         held = await trio.to_thread.run_sync(look.stored, self.hub, self._copy)
@@ -166,9 +192,11 @@ class World:
             f"the hub was killed when it held all, {time.monotonic() - began:.1f} s; it is started again"
         )
 
-    async def _play(self, scene: Scene, network: Network, cuts: int) -> None:
+    async def _play(self, number: int, scene: Scene, network: Network, cuts: int) -> None:
         """One round: the good ones come, then all the rest begins, and all but the good ones ends before these go."""
-        chances = [random.Random(f"{self.options.seed}/{client.name}") for client in self.clients]
+        seed = f"{self.options.seed}/{number}"
+        chances = [random.Random(f"{seed}/{client.name}") for client in self.clients]
+        work = random.Random(f"{seed}/work")
         network.worsen(cuts)
         async with trio.open_nursery() as good:
             async with trio.open_nursery() as first:
@@ -176,17 +204,14 @@ class World:
                     if role in GOOD:
                         first.start_soon(good.start, GOOD[role], client, scene, chance)
             async with trio.open_nursery() as bad:
-                for number, (role, client, chance) in enumerate(
-                    zip(self.roles, self.clients, chances, strict=True)
-                ):
-                    if role in BAD:
-                        bad.start_soon(misbehave, role, number, client, scene, chance)
+                for who, part in cast(self.roles, number).items():
+                    bad.start_soon(misbehave, *part, self.clients[who], scene, chances[who])
                 bad.start_soon(self._storm, scene)
                 bad.start_soon(self._change_config)
                 with trio.move_on_after(self.options.seconds):
                     while True:
                         await self._work_once()
-                        await trio.sleep(self._chance.random() * IMPORT_S)
+                        await trio.sleep(work.random() * IMPORT_S)
                 scene.over.set()
                 bad.cancel_scope.cancel()
             scene.blow()
@@ -195,13 +220,16 @@ class World:
             if late:
                 scene.says(f"not everything has arrived after {self.options.patience:g} s: {late}")
             scene.arrived.set()
+            good.cancel_scope.deadline = trio.current_time() + self._least
+        if good.cancel_scope.cancelled_caught:
+            raise WrongError(f"not all clients could leave within {self._least:g} s")
 
     async def _work_once(self) -> None:
         """The real client has something new."""
         some = [operations.make(self.imported + n + 1, self.laptop.name) for n in range(BATCH)]
         body = {"operations": [codec.to_dict(operation) for operation in some]}
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(call, self.laptop.paths, "ImportOperations", body)
+            await self._living.in_time(ask, self.laptop, "ImportOperations", body)
             self.imported += BATCH
 
     async def _storm(self, scene: Scene) -> None:
@@ -215,7 +243,7 @@ class World:
             number += 1
             plan = {"plan_id": f"plan-{number % PLANS}", "changes": {"paths": [f"/srv/{'y' * 400}/{number}"]}}
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(call, self.hub.paths, "SetPlan", plan)
+                await self._living.in_time(ask, self.hub, "SetPlan", plan)
             await trio.sleep(CONFIG_EVERY_S)
 
     # --- looking
@@ -235,7 +263,7 @@ class World:
     async def _until(self, wrong: Callable[[], str], when: str, pause: float = look.LOOK_S) -> str:
         """Ask until nothing is wrong any more. What still is when we lose patience; WrongError if ``when`` is given."""
         limit = time.monotonic() + self.options.patience
-        while what := await trio.to_thread.run_sync(wrong):
+        while what := await self._living.in_time(wrong):
             if time.monotonic() > limit:
                 if when:
                     raise WrongError(f"{when}: {what}")
@@ -245,13 +273,16 @@ class World:
 
     async def _rest(self, machine: Machine, daemon: Daemon) -> look.Figures:
         """The figures when they stand still. Of files, tasks and threads the least seen: the connection of the look
-        before may not be closed yet."""
+        before may not be closed yet. WrongError when they never do."""
         seen: list[look.Figures] = []
+        limit = time.monotonic() + self._least
         while len(seen) < SAME or len({(f.tasks, f.held) for f in seen[-SAME:]}) > 1:
+            if time.monotonic() > limit:
+                raise WrongError(f"the {machine.name} did not come to rest within {self._least:g} s")
             await trio.sleep(look.LOOK_S)
-            seen.append(await trio.to_thread.run_sync(look.figures, machine, daemon))
+            seen.append(await self._living.in_time(look.figures, machine, daemon))
         look.give_back(daemon)
-        last = await trio.to_thread.run_sync(look.figures, machine, daemon)
+        last = await self._living.in_time(look.figures, machine, daemon)
         least = [*seen[-SAME:], last]
         return replace(
             last,
@@ -288,6 +319,7 @@ class World:
         seen: dict[str, list[look.Figures]],
         seconds: float,
         made: int,
+        absent: list[str],
         wrong: list[str],
     ) -> None:
         self.result.wrong += [f"round {number}: {sentence}" for sentence in wrong]
@@ -297,12 +329,15 @@ class World:
                 "changes": made,
                 "did": dict(sorted(scene.counts.items())),
                 "network": dict(sorted(network.counts.items())),
+                "absent": absent,
                 **{name: figures[-1].as_json() for name, figures in seen.items()},
             }
         )
         done = ", ".join(f"{count} {what}" for what, count in sorted(scene.counts.items()))
         net = ", ".join(f"{count} {what}" for what, count in sorted(network.counts.items()))
         self._say(f"round {number}: {made} changes; {done}; the network: {net}; {seconds:.1f} s")
+        if absent:
+            self._say(f"without: {'; '.join(absent)}")
         for name, figures in seen.items():
             self._say(f"after:   {name}: {figures[-1]}")
 
@@ -310,9 +345,7 @@ class World:
         name = daemon.machine.name
         if daemon.process.returncode and daemon is not self._killed:
             self.result.wrong.append(f"{name} ended with {daemon.process.returncode} after SIGTERM")
-        mistakes = [line.strip() for line in daemon.log if look.MISTAKE.search(line)]
-        if mistakes:
-            self.result.wrong.append(f"{name}'s log has mistakes of its own, first: {mistakes[0]}")
+        self.result.wrong += mistakes(daemon)
 
     def _look_at_the_files(self) -> None:
         """All histories, and whose the hub's ids were, read from the disk when both daemons have ended."""
