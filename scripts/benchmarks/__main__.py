@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import resource
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import entry
+from shared.options import count, seconds
 
 from backrest import __version__
 from benchmarks import goals
@@ -32,26 +32,11 @@ from benchmarks.rows import ROWS
 from benchmarks.table import Table
 
 CHECKOUT = Path(__file__).parents[2]
-
-
-def _count(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
+_count = count(1)
 
 
 def _counts(text: str) -> list[int]:
     return [_count(one) for one in text.split(",")]
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, up to a day")
-    return seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
     add("--goals", action="store_true", help="each row at the sizes of its goals, and whether they are met")
     add("--repeat", type=_count, default=3, help="measure each row so often (default: 3)")
     add("--clients", type=_count, default=goals.CLIENTS, help="connected during the row live (default: 100)")
-    add("--seconds", type=_seconds, default=10.0, help="the row idle watches so long (default: 10)")
+    add("--seconds", type=seconds, default=10.0, help="the row idle watches so long (default: 10)")
     add(
         "--patience",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         help="one measurement may take so long, and more by its size (60)",
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -49,6 +50,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     except BaseException as error:
         if not _interrupts(error):
             raise
+        # It may have come between the making of a coroutine and its first step; the error holds these.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         print("interrupted", file=sys.stderr)
         code = 128 + (caught or [signal.SIGINT])[0]
     sys.exit(code)
