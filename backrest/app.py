@@ -51,7 +51,9 @@ log = logging.getLogger("backrest")
 
 STOP_S = 5.0  # what systemd's and Docker's users expect; both kill after 10 s or more
 GRACE_S = 4.0  # of these for open connections
-PEERS_WRITTEN_EVERY_S = 1.0  # a thousand heartbeats a minute are sixty writes, not a thousand
+PEERS_WRITTEN_EVERY_S = 1.0  # a thousand changes a minute are sixty writes, not a thousand
+# A thousand idle clients would have all of it written each second, for nothing but these times.
+HEARTBEATS_WRITTEN_EVERY_S = 300.0
 COMPACT_CHECK_S = 60.0
 RECOVER_AGAIN_S = 60.0  # somebody has to make room first
 # Python looks for cycles after 700 new objects. A batch of operations is some tens of thousands that live until it is
@@ -254,13 +256,18 @@ class _Daemon:
                 log.error("the configuration was not read again, the one in force stays: %s", error)
 
     async def _write_peers(self) -> None:
-        """Write the peers' states soon after they changed, however often they change."""
+        """Write the peers' states soon after they changed, however often they change, and now and then when each was
+        last heard from."""
+        written = trio.current_time()
         with Watch(self._peers.subscribe) as changed:
             while True:
                 await changed.wait()
                 await trio.sleep(PEERS_WRITTEN_EVERY_S)
-                # A cache of states: the next change tries again.
-                await _housework("the peers' states were not written", self._peers.flush)
+                now = trio.current_time()
+                if self._peers.pressing or now >= written + HEARTBEATS_WRITTEN_EVERY_S:
+                    written = now
+                    # A cache of states: the next change tries again.
+                    await _housework("the peers' states were not written", self._peers.flush)
 
     async def _recover(self) -> None:
         try:

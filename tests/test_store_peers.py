@@ -290,3 +290,27 @@ def test_any_json_is_a_value_error_or_records(value: object) -> None:
         _decode(data)
     except ValueError:
         pass
+
+
+def test_the_time_of_a_heartbeat_alone_presses_nobody_to_write(tmp_path: Path) -> None:
+    """A thousand idle clients would have the file written each second."""
+    store = PeerStore.open(tmp_path / "peers.json")
+    store.update("a", state=2, last_heartbeat_ms=1)
+    assert store.pressing
+    with using(TestDisk(0, full_disk)), pytest.raises(StorageError):
+        store.flush()
+    assert store.pressing, "it is still to be written"
+    store.flush()
+    assert not store.pressing
+    store.update("a", last_heartbeat_ms=2)
+    assert not store.pressing
+    store.flush()
+    again = PeerStore.open(tmp_path / "peers.json").get("a")
+    assert again is not None
+    assert again.last_heartbeat_ms == 2, "it is written with whatever is written next"
+    for change in ({"message": "x"}, {"last_heartbeat_ms": 3, "state": 1}):
+        store.update("a", **change)
+        assert store.pressing
+        store.flush()
+    store.remove("a")
+    assert store.pressing

@@ -84,6 +84,7 @@ class PeerRecord:
 
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
+_HEARTBEAT = frozenset(("last_heartbeat_ms",))
 _OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis")
 
 
@@ -99,6 +100,7 @@ class PeerStore:
         self._encoded: dict[str, _Encoded] = {}  # of the records that did not change since they were written
         self._not_kept: set[str] = set()  # whose views were too much for the file
         self._dirty = False
+        self._pressing = False  # more than the time of a heartbeat is to be written
         self._subscribers: list[Callable[[str], None]] = []
 
     @classmethod
@@ -160,6 +162,7 @@ class PeerStore:
             self._records[keyid] = record
             self._encoded.pop(keyid, None)
             self._dirty = True
+            self._pressing = self._pressing or not changes.keys() <= _HEARTBEAT
         self._notify(keyid)
         return record
 
@@ -169,6 +172,7 @@ class PeerStore:
             known = self._records.pop(keyid, None) is not None
             self._encoded.pop(keyid, None)
             self._dirty = self._dirty or known
+            self._pressing = self._pressing or known
         if known:
             self._notify(keyid)
         return known
@@ -213,6 +217,11 @@ class PeerStore:
             except Exception:  # one subscriber's mistake must not keep the news from the others
                 log.exception("a listener for peer states failed")
 
+    @property
+    def pressing(self) -> bool:
+        """Whether the file lacks more than the times of the last heartbeats."""
+        return self._pressing
+
     def flush(self) -> None:
         """Write the file if something changed since. Raises StorageError; then it is still to be written."""
         with self._flushing:
@@ -221,14 +230,14 @@ class PeerStore:
                     return
                 records = list(self._records.values())
                 encoded = dict(self._encoded)
-                self._dirty = False
+                self._dirty = self._pressing = False
             encoded = _encode_all(records, encoded)
             self._say_what_is_not_kept({keyid for keyid, one in encoded.items() if not one.whole})
             try:
                 lines = b",\n".join(one.line for one in encoded.values())
                 atomic_write(self._path, b'{"peers":[\n%s\n]}\n' % lines)
             except BaseException:
-                self._dirty = True
+                self._dirty = self._pressing = True
                 raise
             with self._lock:
                 for record in records:
