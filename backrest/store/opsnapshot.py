@@ -43,8 +43,10 @@ class Snapshot:
         return compress(zip(self._offsets, self._lengths, strict=True), self._groups)
 
     def index(self, offsets: array[int]) -> Index:
-        """The index of a file in which these lines begin at ``offsets``, in the order of ``places``."""
+        """The index of a file in which these lines begin at ``offsets``, in the order of ``places``. It uses the snapshot
+        up: beside the old index and the new one there should be no third in memory."""
         new, old = Index(), self._index
+        self._offsets = array("q")
         new.highest_id, new.highest_modno = self.highest
         new.live, new.live_bytes = self.live, self.bytes
         new.offsets = offsets
@@ -62,12 +64,14 @@ class Snapshot:
         ):
             for part in self._parts(len(self._groups)):
                 mine.extend(array(mine.typecode, compress(theirs[part], self._groups[part])))
+        self._flow_of, self._lengths, self._groups = array("q"), array("I"), array("I")
         self._number_groups(new)
         for origin, originals, rows in _by_origin(new):
             origin.count = len(rows)
             if not origin.is_local:
                 origin.rows = SortedMap.sorting(originals, rows)
-        for keyid, flows in self._flows.items():
+        while self._flows:
+            keyid, flows = self._flows.popitem()
             if keyid and (origin_there := new.origins.get(keyid)) is not None:
                 origin_there.flows = _used(flows, new, origin_there)
         return new
