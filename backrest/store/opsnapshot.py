@@ -43,8 +43,8 @@ class Snapshot:
         return compress(zip(self._offsets, self._lengths, strict=True), self._groups)
 
     def index(self, offsets: array[int]) -> Index:
-        """The index of a file in which these lines begin at ``offsets``, in the order of ``places``. It uses the snapshot
-        up: beside the old index and the new one there should be no third in memory."""
+        """The index of a file in which these lines begin at ``offsets``, in the order of ``places``. It uses up the
+        snapshot: beside the old index and the new one there should be no third in memory."""
         new, old = Index(), self._index
         self._offsets = array("q")
         new.highest_id, new.highest_modno = self.highest
