@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,7 +152,9 @@ def test_log_that_went_through_jq_opens_and_is_held_to_the_strict_rule(tmp_path:
     log = reopen(path, data)
     state = everything(log)
     log.close()
-    rewritten = b"".join(json.dumps(json.loads(line)).encode() + b"\n" for line in data.splitlines())
+    rewritten = subprocess.run(["jq", "-c", "."], input=data, stdout=subprocess.PIPE, check=True).stdout
+    assert rewritten.count(b"\n") == data.count(b"\n")
+    assert b"\n " not in rewritten
     log = reopen(path, rewritten)
     assert everything(log) == state
     log.close()
