@@ -152,6 +152,15 @@ async def test_a_gzip_body_is_unpacked(both: Http2) -> None:
         (b"some", "gzip", "invalid_argument", "damaged"),
         (b"", "br", "unimplemented", "unknown compression 'br': supported are gzip, identity"),
     ],
+    ids=(
+        "long",
+        "long packed",
+        "very long packed",
+        "cut",
+        "followed",
+        "damaged",
+        "unknown",
+    ),  # no time of day in them
 )
 async def test_a_body_that_cannot_be_taken_is_refused_by_name(
     both: Http2, body: bytes, encoding: str, code: str, says: str
