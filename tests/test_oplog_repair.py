@@ -13,7 +13,7 @@ from oplog_world import PEER, QuickDisk, everything, fill, op, received
 from store_disk import TestDisk, count_steps, full_disk, using
 
 from backrest.errors import CorruptError, StorageError
-from backrest.store import opload
+from backrest.store import opcompact, opload
 from backrest.store.opformat import HIGHEST, mark
 from backrest.store.oplog import OpLog
 
@@ -458,3 +458,15 @@ def test_the_repaired_log_belongs_to_whom_the_old_one_did(tmp_path: Path) -> Non
     for made in (path, Path(report.set_aside)):
         info = made.stat()
         assert (info.st_uid, info.st_gid, info.st_mode & 0o777) == (65534, 65533, 0o600)
+
+
+def test_repair_is_refused_when_it_would_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "oplog.jsonl"
+    _, data = damaged(path, lambda lines: lines.insert(3, b"#\n"))
+    monkeypatch.setattr(opcompact, "_ROOM", 1 << 60)
+    with pytest.raises(StorageError, match=r"Cannot repair .*: the disk has less than"):
+        OpLog.repair(path)
+    assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == ["oplog.jsonl"]

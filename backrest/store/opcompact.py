@@ -53,15 +53,15 @@ def temporary(path: str) -> str:
     return temp_name(os.path.realpath(path))
 
 
-def check_room(path: str, needed: int) -> None:
-    """Refuse before the disk is full rather than after: then nobody could write."""
+def check_room(action: str, path: str, needed: int) -> None:
+    """Refuse to ("compact", "repair") before the disk is full rather than after: then nobody could write."""
     try:
         disk = os.statvfs(os.path.dirname(os.path.realpath(path)))
     except OSError as error:
-        raise storage_error("compact", path, error) from error
+        raise storage_error(action, path, error) from error
     if disk.f_bavail * disk.f_frsize < needed + _ROOM:
         raise StorageError(
-            f"Cannot compact {path}: the disk has less than {(needed + _ROOM) >> 20} MiB left."
+            f"Cannot {action} {path}: the disk has less than {(needed + _ROOM) >> 20} MiB left."
         )
 
 

@@ -296,7 +296,7 @@ class OpCore:
                 snap = Snapshot(self._index, old.file.length)
                 old.hold()
             try:
-                opcompact.check_room(self.path, snap.bytes)
+                opcompact.check_room("compact", self.path, snap.bytes)
                 done = self._rewrite(old, snap, progress)
             finally:
                 old.release()

@@ -128,7 +128,7 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
         report = scan.run()
         if not (report.bad_lines or report.torn):
             return report
-        opcompact.check_room(file.path, report.needed + scan.lost)
+        opcompact.check_room("repair", file.path, report.needed + scan.lost)
         temporary = opcompact.temporary(file.path)
         new: AppendFile | None = None
         try:
