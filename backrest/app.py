@@ -217,6 +217,7 @@ class _Daemon:
             pid=os.getpid(),
             started_ms=int(time.time() * 1000),
             addresses=tuple(addresses),
+            namesakes=self._hub.namesakes,
             tasks=partial(
                 trio.from_thread.run_sync, _living_tasks, trio_token=trio.lowlevel.current_trio_token()
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,19 @@ def test_without_a_daemon_it_says_so_and_monitoring_cries(world: World, here: Ru
     add_client(world, "laptop", LAPTOP)
     assert "does not run" in here("status").stdout
     assert "no daemon runs" in here("status", "--check", code=states.CRITICAL).stdout
+
+
+def test_who_was_refused_under_a_clients_name_is_told_beside_the_client(
+    world: World, here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_client(world, "laptop", LAPTOP)
+    with world.daemon() as daemon:
+        seen = {LAPTOP: (3, time.time() - 120), "ed25519.gone": (1, 0.0)}
+        assert daemon.daemon is not None
+        daemon.daemon = replace(daemon.daemon, namesakes=lambda: seen)
+        shown = here("status")
+        [row] = [line for line in shown.stdout.splitlines() if line.startswith("laptop")]
+        assert "another key" not in row
+        assert "laptop: a machine of this name with another key was refused 3 times, last 2m" in shown.stderr
+        [one] = document(here("status", "--json"))["namesakes"]
+        assert (one["peerInstanceId"], one["refused"]) == ("laptop", 3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backrest import wire
 from backrest.crypto.identity import Identity
-from backrest.store.validate import check, id_problem, normalise, problems
+from backrest.store.validate import alike, check, id_problem, normalise, problems
 
 Config = wire.config.Config
 Multihost = wire.config.Multihost
@@ -165,7 +165,7 @@ OURS: list[tuple[Callable[[Config], object], str]] = [
     (lambda c: setattr(c, "instance", "my laptop"), "may hold only letters"),
     (lambda c: setattr(c.auth.users[0], "name", "a b"), "may hold only letters"),
     (lambda c: (setattr(c.repos[0], "id", "a,b"), setattr(c.plans[0], "repo", "a,b")), "may hold only"),
-    (lambda c: setattr(c.repos[1], "id", "a\x1b[2J"), "may hold only letters"),
+    (lambda c: setattr(c.repos[1], "id", "a\x1b[2J"), "may hold only printable ASCII"),
     (lambda c: setattr(c.repos[0], "guid", "a\n" * 32), "the guid may hold only letters and digits"),
     (lambda c: setattr(c.plans[0], "id", "a#b"), "may hold only letters"),
     (
@@ -180,7 +180,7 @@ OURS: list[tuple[Callable[[Config], object], str]] = [
         "counts cannot be negative",
     ),
     (lambda c: setattr(c.multihost.authorized_clients[0], "instance_id", "my pc"), "may hold only letters"),
-    (lambda c: setattr(c.multihost.known_hosts[0], "instance_id", "a\x00"), "may hold only letters"),
+    (lambda c: setattr(c.multihost.known_hosts[0], "instance_id", "a\x00"), "may hold only printable ASCII"),
     (lambda c: setattr(c.multihost.known_hosts[0], "keyid", "ed25519.x"), "is not a key id"),
     (lambda c: setattr(c.multihost.known_hosts[0], "instance_url", "hub:9898"), "the URL must be http"),
     (lambda c: setattr(c.multihost.known_hosts[0], "instance_url", "ftp://hub"), "the URL must be http"),
@@ -229,8 +229,8 @@ def test_rule_of_ours_rejects_new_and_warns_of_old(change: Callable[[Config], ob
         lambda c: set_retention(c.plans[0].retention, policy_time_bucketed=Buckets(yearly=1)),
         lambda c: setattr(c.repos[1], "id", "NAS of the office"),  # its id was chosen elsewhere
         lambda c: (
-            setattr(c.multihost.known_hosts[0], "instance_id", "Büro 1"),
-            setattr(c.repos[1], "origin_instance_id", "Büro 1"),
+            setattr(c.multihost.known_hosts[0], "instance_id", "Office 1"),
+            setattr(c.repos[1], "origin_instance_id", "Office 1"),
         ),
         lambda c: setattr(c.multihost.known_hosts[0], "instance_url", "http://[::1]:9898/x"),
         lambda c: c.multihost.pairing_tokens[0].ClearField("label"),
@@ -276,7 +276,7 @@ def test_grant_without_scopes_is_a_warning() -> None:
     assert check(shared, now=NOW).warnings == []
 
 
-@pytest.mark.parametrize("text", ["a", "A.b-c_9", "_a", "a_", ".", "-"])
+@pytest.mark.parametrize("text", ["a", "A.b-c_9", "_a", "a_", ".a", "a-"])
 def test_good_ids(text: str) -> None:
     assert id_problem(text, 50) == ""
 
@@ -333,7 +333,7 @@ def test_any_texts_are_judged_without_an_exception(one: str, two: str, three: st
             assert "\n" not in text
 
 
-@pytest.mark.parametrize("ident", ["a b", "a/b", "a:b", "a#b", "ä", "a,b"])
+@pytest.mark.parametrize("ident", ["a b", "a/b", "a:b", "a#b", "a,b"])
 def test_what_another_instance_named_is_taken_with_a_warning_and_a_new_name_of_ours_is_not(
     ident: str,
 ) -> None:
@@ -352,8 +352,12 @@ def test_what_another_instance_named_is_taken_with_a_warning_and_a_new_name_of_o
     assert check(config, config, now=NOW).problems == [], "once it is here, it is here"
 
 
-@pytest.mark.parametrize("ident", ["", "_x_", "\x1b[2J", "a\nb"])
-def test_a_name_that_cannot_be_shown_or_is_reserved_is_refused_whoever_chose_it(ident: str) -> None:
+MISLEADING = ["-x", ".", "..", "a.", "a ", " a", "h\u043eb", "\uff48ub", "h\u200bub", "\x1b[2J", "a\nb"]
+
+
+@pytest.mark.parametrize("ident", ["", "_x_", *MISLEADING])
+def test_a_name_that_misleads_or_is_reserved_is_refused_whoever_chose_it(ident: str) -> None:
+    assert id_problem(ident)
     for item in ("repo", "plan"):
         config = good()
         if item == "repo":
@@ -361,3 +365,42 @@ def test_a_name_that_cannot_be_shown_or_is_reserved_is_refused_whoever_chose_it(
         else:
             config.plans.add(id=ident, repo="local", paths=["/x"])
         assert check(config, good(), now=NOW, from_peer=True).problems
+
+
+@pytest.mark.parametrize("ident", ["-x", ".", "a.", "ä", "\uff28UB"])
+def test_a_misleading_name_of_a_configuration_that_is_in_use_is_a_warning(ident: str) -> None:
+    config = good()
+    config.instance = config.auth.users[0].name = ident
+    config.repos[0].id = config.plans[0].id = config.plans[0].repo = ident
+    config.multihost.authorized_clients[0].instance_id = ident + "x"
+    found = check(config, config, now=NOW)
+    assert found.problems == []
+    assert len(found.warnings) >= 4
+    assert check(config, good(), now=NOW, imported=True).problems == []
+    assert len(check(config, good(), now=NOW).problems) >= 4
+
+
+@pytest.mark.parametrize("other", [str.upper, str.title, "{} ".format, "{}.".format])
+@pytest.mark.parametrize("item", ["repo", "plan", "instance"])
+def test_a_new_name_that_looks_like_one_that_is_here_is_refused(
+    item: str, other: Callable[[str], str]
+) -> None:
+    config = good()
+    if item == "repo":
+        name = other(config.repos[0].id)
+        config.repos.add(id=name, uri="/srv/c", guid="ef" * 32)
+    elif item == "plan":
+        name = other(config.plans[0].id)
+        config.plans.add(id=name, repo="local", paths=["/x"])
+    else:
+        name = other("hub")
+        config.multihost.authorized_clients[0].instance_id = name
+    named = f"the {item} ids"
+    assert named in str(check(config, good(), now=NOW, from_peer=True).problems)
+    assert named in str(check(config, config, now=NOW).warnings)
+    assert check(config, config, now=NOW).problems == [], "once it is here, it is here"
+
+
+def test_names_that_only_resemble_each_other_are_two() -> None:
+    assert alike("\uff28UB") == alike("hub"), "full width, of a configuration that is in use"
+    assert len({alike(name) for name in ("web-1", "web_1", "web1", "web.1", "web 1")}) == 5

@@ -369,6 +369,28 @@ async def test_a_shared_repo_and_a_returning_plan_may_have_odd_ids_with_a_warnin
     assert 'the id of repo "my nas" may hold only' in caplog.text
 
 
+@pytest.mark.parametrize("ident", ["-x", "..", "n\u0430s", "OWN"])
+async def test_a_shared_repo_with_a_misleading_id_is_refused_alone_and_the_others_are_taken(
+    autojump_clock: MockClock, world: World, ident: str
+) -> None:
+    hub, client = paired(world)
+    client.config.transform(lambda c: c.repos.add(id="own", uri="/own", guid="0a" * 32) and None)  # type: ignore[arg-type]
+
+    def shares(config: Config) -> None:
+        config.repos.add(id=ident, uri="/srv/odd", guid=GUID, shared=True)
+        config.repos.add(id="nas", uri="/srv/nas", guid="0b" * 32, shared=True)
+
+    hub.config.transform(shares, imported=True)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: len(c.repos) == 2)
+        await world.until(
+            hub.peers.subscribe,
+            lambda: hub.peers.get(client.keyid),
+            lambda record: record is not None and any("its id" in text for text in record.warnings),
+        )
+    assert [repo.id for repo in client.config.current.repos] == ["nas", "own"]
+
+
 def test_a_deletion_is_asked_for_again_only_when_something_changed() -> None:
     def view(*plans: str, repos: tuple[str, ...] = ("nas",)) -> wire.sync.RemoteConfig:
         return wire.sync.RemoteConfig(

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import trio
 from stranger import Stranger, visitor
-from sync_world import Instance, World
+from sync_world import Instance, World, paired
 from trio.testing import MockClock
 
 from backrest import wire
 from backrest.crypto.identity import Identity
 from backrest.crypto.tokens import PairingToken, new_secret
-from backrest.errors import PeerError
+from backrest.errors import Code, PeerError
 from backrest.protocol.events import PeerIdentified
 from backrest.store.config import ConfigStore
 from backrest.sync import pairing
@@ -189,3 +189,42 @@ def test_a_backup_of_the_configuration_holds_no_pairing_secret(tmp_path: Path, s
         assert not any(secret in file.read_text() for secret in secrets), file
     backups = [json.loads(file.read_text()) for file in tmp_path.glob("*.bak.*")]
     assert any(b["sync"].get("identity", {}).get("ed25519priv") for b in backups), "all else can be restored"
+
+
+@pytest.mark.parametrize("name", ["-x", ".", "..", "a.", "HUB", "Tower", "t\u043ewer", "\uff48ub"])
+async def test_a_newcomer_whose_name_misleads_is_refused_and_its_token_stays(
+    autojump_clock: MockClock, world: World, name: str
+) -> None:
+    hub = world.instance("hub")
+    hub.config.transform(
+        lambda c: (
+            c.multihost.authorized_clients.add(instance_id="tower", keyid=Identity.generate().keyid) and None
+        )  # type: ignore[arg-type]
+    )
+    secret = PairingToken.parse(hub.token()).secret
+    async with hub.running():
+        stranger = visitor(world, hub, name)
+        await stranger.shake_hands(secret)
+        assert "instance id" in (await stranger.until_end()).message
+    assert len(hub.config.current.multihost.authorized_clients) == 1
+    assert len(hub.config.current.multihost.pairing_tokens) == 1
+
+
+async def test_a_stranger_with_the_name_of_a_client_changes_nothing_that_is_shown_of_it(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    async with hub.running():
+        async with client.running():
+            await hub.until_peer(client, wire.sync.CONNECTION_STATE_CONNECTED)
+        away = await hub.until_peer(client, wire.sync.CONNECTION_STATE_DISCONNECTED)
+        for secret in ("", "0" * 64, "1" * 64):
+            stranger = visitor(world, hub, "laptop")
+            await stranger.shake_hands(secret)
+            assert (await stranger.until_end()).code is Code.PERMISSION_DENIED
+        assert hub.peer(client) == away
+        [(keyid, (count, _))] = hub.hub.namesakes().items()
+        assert (keyid, count) == (client.keyid, 3)
+        async with client.running():
+            await hub.until_peer(client, wire.sync.CONNECTION_STATE_CONNECTED)
+        assert hub.hub.namesakes() == {}, "it was not replaced"

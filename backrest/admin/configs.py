@@ -9,6 +9,7 @@ from backrest import wire
 from backrest.admin.context import Context
 from backrest.admin.repos import check_origins
 from backrest.errors import UserError
+from backrest.store import validate
 from backrest.store.config import load
 from backrest.store.configfile import parse
 from backrest.store.mask import config_masked, unmask
@@ -53,7 +54,7 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
         if draft.multihost.identity.keyid == here.multihost.identity.keyid:
             check_origins(here, draft)
 
-    after = context.transform(replace, replace_identity=True)
+    after = context.transform(replace, replace_identity=True, imported=True)
     changed = after is not before
     renewed = (
         bool(before.multihost.identity.keyid)
@@ -62,4 +63,5 @@ def import_config(context: Context, text: str) -> dict[str, Any]:
     if changed:
         context.forget_gone()
         context.record("config-imported", modno=after.modno, new_identity=renewed)
-    return {"changed": changed, "modno": after.modno, "newIdentity": renewed}
+    warnings = validate.check(after, after).warnings
+    return {"changed": changed, "modno": after.modno, "newIdentity": renewed, "warnings": warnings}

@@ -70,6 +70,8 @@ class Daemon:
     addresses: tuple[str, ...]
     admin_addresses: tuple[str, ...] = ()
     """Besides the socket."""
+    namesakes: Callable[[], dict[str, tuple[int, float]]] = dict
+    """Strangers that were refused under a client's name (sync/hub.py)."""
     tasks: Callable[[], int] = int
     """How many tasks its event loop has; from any other thread. What is left over when all peers are gone is a leak."""
 

@@ -96,6 +96,12 @@ def status(context: Context) -> dict[str, Any]:
     if context.daemon is None:
         context.if_sound(lambda: context.shares)  # not shown, but no daemon starts with a damaged file
     else:
+        names = {peer.keyid: peer.instance_id for peer in config.multihost.authorized_clients}
+        result["namesakes"] = [
+            {"peerInstanceId": names[keyid], "refused": count, "lastMillis": str(int(at * 1000))}
+            for keyid, (count, at) in context.daemon.namesakes().items()
+            if keyid in names
+        ]
         result["daemon"] |= {
             "pid": context.daemon.pid,
             "startedMs": str(context.daemon.started_ms),

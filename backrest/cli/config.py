@@ -70,6 +70,8 @@ def import_config(file: str, as_json: bool) -> None:
     output.say(f"The configuration is replaced (change {result['modno']}).")
     if result["newIdentity"]:
         output.note("It brought another identity: peers that know this machine must be paired again.")
+    for warning in result["warnings"]:
+        output.note(f"warning: {warning}")
     return None
 
 

@@ -122,6 +122,12 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: {formats.plural(peer['refused'], 'operation')} refused (out of scope or invalid)"
             )
+    lines += [
+        f"{one['peerInstanceId']}: a machine of this name with another key was refused "
+        f"{formats.plural(one['refused'], 'time')}, last {_ago(one['lastMillis'])} (`backrest audit` says from where): "
+        f"if its identity was replaced, `backrest client remove {one['peerInstanceId']}` and pair it again"
+        for one in result.get("namesakes", ())
+    ]
     for gone in result.get("archived", ()):
         lines.append(
             f"{gone['instanceId']}: removed {_ago(gone['archivedMillis'])}, its history of "

@@ -145,7 +145,12 @@ class ConfigStore:
         return self._generation
 
     def transform(
-        self, fn: Callable[[Config], bool | None], *, replace_identity: bool = False, from_peer: bool = False
+        self,
+        fn: Callable[[Config], bool | None],
+        *,
+        replace_identity: bool = False,
+        from_peer: bool = False,
+        imported: bool = False,
     ) -> Config:
         """Change the configuration in one atomic, durable step, and return the one that is then in force.
 
@@ -154,7 +159,8 @@ class ConfigStore:
         peers that push to each other would restart each other for ever). Else modno grows by one, the result
         is validated, written, and told to the listeners before this returns. On UserError (with all problems)
         or StorageError memory and file are as before. ``from_peer``: another instance chose the ids, which need
-        not obey the rule for new ones (W-10); what is odd is logged. ``fn`` is called again, with a new copy, when
+        not obey all of the rule for new ones (W-10); what is odd is logged. ``imported``: nor need those of a whole
+        configuration, which was in use as it is. ``fn`` is called again, with a new copy, when
         somebody edits the file meanwhile; ConflictError when that does not end.
         """
 
@@ -164,7 +170,7 @@ class ConfigStore:
             draft = _copy(before)
             if fn(draft) is False:
                 return before
-            return self._commit(before, draft, replace_identity, from_peer)
+            return self._commit(before, draft, replace_identity, from_peer, imported)
 
         try:
             with self._transaction():
@@ -193,7 +199,9 @@ class ConfigStore:
             finally:
                 self._changing = False
 
-    def _commit(self, before: Config, draft: Config, replace_identity: bool, from_peer: bool) -> Config:
+    def _commit(
+        self, before: Config, draft: Config, replace_identity: bool, from_peer: bool, imported: bool
+    ) -> Config:
         # Not the caller's to choose: a request of the reference's API carries both (W-06).
         draft.version, draft.modno = CURRENT_VERSION, before.modno
         if draft == before:  # before it is put in order: a file in another order is no reason to write
@@ -204,7 +212,7 @@ class ConfigStore:
         old_identity = before.multihost.identity
         if old_identity.keyid and draft.multihost.identity != old_identity and not replace_identity:
             raise UserError("the instance's identity cannot be changed this way: all pairings would be lost")
-        findings = check(draft, before, from_peer=from_peer)
+        findings = check(draft, before, from_peer=from_peer, imported=imported)
         _refuse("the change was not made", findings)
         if from_peer:
             known = set(check(before, before).warnings)

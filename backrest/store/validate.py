@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    ids_stay: bool = False  # our rules for new ids only warn
 
     def ours(self, text: str, *, known: bool) -> None:
         """A rule of ours is violated: a warning where that was so before."""
@@ -53,10 +55,39 @@ def id_problem(text: str, max_bytes: int = 0) -> str:
 
     ``max_bytes`` 0: no bound.
     """
-    return _hard_id_problem(text, max_bytes) or ("" if _ID.fullmatch(text) else _ODD)
+    return (
+        _hard_id_problem(text, max_bytes)
+        or ("" if _ID.fullmatch(text) else _ODD)
+        or _misleading_id_problem(text)
+    )
+
+
+def pushed_id_problem(text: str) -> str:
+    """The same for the id of a repo or plan that another instance chose: it may hold any ASCII that can be shown."""
+    return _hard_id_problem(text, 0) or _misleading_id_problem(text)
+
+
+def alike(text: str) -> str:
+    """Two ids with the same of these look the same to a person: they differ in case, width, spaces or trailing dots.
+
+    Letters of other scripts that look like Latin ones need no table here: a new id is ASCII.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(". ")
 
 
 _ODD: Final = 'may hold only letters, digits, "_", "-" and "."'
+
+
+def _misleading_id_problem(text: str) -> str:
+    """What is taken from nobody as a new id, though the reference takes any text (W-10): people and shells would take
+    it for something else. Its own page lets people type only ids of our alphabet."""
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        return "may hold only printable ASCII characters, and no space at its ends"
+    if text.startswith("-"):
+        return 'begins with "-", as an option of a command does'
+    if text.endswith("."):
+        return 'ends with "."'
+    return ""
 
 
 def _hard_id_problem(text: str, max_bytes: int) -> str:
@@ -75,16 +106,22 @@ def problems(config: Config, previous: Config | None = None) -> list[str]:
 
 
 def check(
-    config: Config, previous: Config | None = None, *, now: float | None = None, from_peer: bool = False
+    config: Config,
+    previous: Config | None = None,
+    *,
+    now: float | None = None,
+    from_peer: bool = False,
+    imported: bool = False,
 ) -> Findings:
     """Everything that is wrong with ``config``. To judge a file as it is, give it as ``previous`` too.
 
     ``now`` (Unix time) is where the search for a schedule's next occurrence starts. ``from_peer``: what is new
-    was named by another instance, which may be older than our rule for ids.
+    was named by another instance, which may know no rule for ids. ``imported``: it was in use as it is, elsewhere:
+    our rules for ids only warn.
     """
     now = time.time() if now is None else now
     before = previous if previous is not None else Config()
-    found = Findings()
+    found = Findings(ids_stay=imported)
     _check_instance(config, before, found)
     _check_users(config, before, found)
     _check_repos(config, before, found, now, from_peer)
@@ -106,12 +143,16 @@ def normalise(config: Config) -> None:
         plan.paths.sort()
 
 
-def _check_id(what: str, text: str, found: Findings, *, known: bool, max_bytes: int = 0) -> None:
-    hard = _hard_id_problem(text, max_bytes)
-    if hard:
+def _check_id(
+    what: str, text: str, found: Findings, *, known: bool, theirs: bool = False, max_bytes: int = 0
+) -> None:
+    """``theirs``: another instance chose it, and one here can only take it as it is."""
+    if hard := _hard_id_problem(text, max_bytes):
         found.problems.append(f"{what} {hard}")
+    elif misleading := _misleading_id_problem(text):
+        found.ours(f"{what} {misleading}", known=known or found.ids_stay)
     elif not _ID.fullmatch(text):
-        found.ours(f"{what} {_ODD}", known=known)
+        found.ours(f"{what} {_ODD}", known=known or theirs or found.ids_stay)
 
 
 def _check_instance(config: Config, before: Config, found: Findings) -> None:
@@ -147,18 +188,32 @@ def _duplicates(what: str, values: Iterable[str], found: Findings) -> None:
         seen.add(value)
 
 
+def _lookalikes(what: str, values: Iterable[str], before: Iterable[str], found: Findings) -> None:
+    """Ours: an id that a person takes for another is how a stranger poses as a peer, or a repo as another."""
+    earlier = set(before)
+    seen: dict[str, str] = {}
+    for value in values:
+        other = seen.setdefault(alike(value), value)
+        if other != value:
+            known = found.ids_stay or {other, value} <= earlier
+            found.ours(
+                f"the {what} ids {quoted(other)} and {quoted(value)} look alike: choose another", known=known
+            )
+
+
 def _check_repos(config: Config, before: Config, found: Findings, now: float, from_peer: bool) -> None:
     earlier = {repo.id: repo for repo in before.repos}
     peers = {
         peer.instance_id for peer in (*config.multihost.known_hosts, *config.multihost.authorized_clients)
     }
     _duplicates("repo", (repo.id for repo in config.repos), found)
+    _lookalikes("repo", (repo.id for repo in config.repos), earlier, found)
     for repo in config.repos:
         old = earlier.get(repo.id)
         what = f"repo {quoted(repo.id)}"
         # A repo of another instance has the id that it has there: the user here cannot change it.
-        theirs = (bool(repo.origin_instance_id) or from_peer) and is_printable(repo.id)
-        _check_id(f"the id of {what}", repo.id, found, known=old is not None or theirs)
+        theirs = bool(repo.origin_instance_id) or from_peer
+        _check_id(f"the id of {what}", repo.id, found, known=old is not None, theirs=theirs)
         if not repo.uri:
             found.problems.append(f"{what}: there is no address (uri)")
         _check_guid(what, repo, old, found)
@@ -220,11 +275,11 @@ def _check_plans(config: Config, before: Config, found: Findings, now: float, fr
     earlier = {plan.id: plan for plan in before.plans}
     repos = {repo.id for repo in config.repos}
     _duplicates("plan", (plan.id for plan in config.plans), found)
+    _lookalikes("plan", (plan.id for plan in config.plans), earlier, found)
     for plan in config.plans:
         old = earlier.get(plan.id)
         what = f"plan {quoted(plan.id)}"
-        theirs = from_peer and is_printable(plan.id)
-        _check_id(f"the id of {what}", plan.id, found, known=old is not None or theirs)
+        _check_id(f"the id of {what}", plan.id, found, known=old is not None, theirs=from_peer)
         if plan.HasField("schedule"):
             _tell(f"{what}: schedule", schedule_problem(plan.schedule, now), found)
         if not plan.paths and not plan.backup_flags:
@@ -261,7 +316,10 @@ def _check_multihost(config: Config, before: Config, found: Findings) -> None:
     everybody = (*multihost.known_hosts, *multihost.authorized_clients)
     own_keyid = (multihost.identity.keyid,) if multihost.identity.keyid else ()
     own_id = (config.instance,) if config.instance else ()
-    _duplicates("instance", (*own_id, *(p.instance_id for p in everybody if p.instance_id)), found)
+    ids = (*own_id, *(p.instance_id for p in everybody if p.instance_id))
+    peers_before = (*before.multihost.known_hosts, *before.multihost.authorized_clients)
+    _duplicates("instance", ids, found)
+    _lookalikes("instance", ids, (before.instance, *(p.instance_id for p in peers_before)), found)
     _duplicates("key", (*own_keyid, *(p.keyid for p in everybody if p.keyid)), found)
     _check_tokens(multihost, before.multihost, found)
 
@@ -269,11 +327,10 @@ def _check_multihost(config: Config, before: Config, found: Findings) -> None:
 def _check_peer(role: str, peer: Peer, earlier: Mapping[str, Peer], found: Findings) -> None:
     old = earlier.get(peer.keyid)
     what = f"{role} {quoted(peer.instance_id)}"
-    # A host's id was chosen on the host: here one can only take it as it is, if it can be shown at all.
     known = old is not None and old.instance_id == peer.instance_id
-    known = known or (role == "host" and is_printable(peer.instance_id))
+    theirs = role == "host"  # its id was chosen there
     id_what = f"the instance id of {what}"
-    _check_id(id_what, peer.instance_id, found, known=known, max_bytes=INSTANCE_ID_BYTES)
+    _check_id(id_what, peer.instance_id, found, known=known, theirs=theirs, max_bytes=INSTANCE_ID_BYTES)
     if not peer.keyid:
         found.problems.append(f"{what}: there is no key id")
     elif not is_keyid(peer.keyid):

@@ -16,6 +16,7 @@ from backrest.errors import UserError
 from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, VIEW_RESOURCES, Grants
 from backrest.store.configfile import size
 from backrest.store.mask import unmask_plan, unmask_repo
+from backrest.store.validate import alike, pushed_id_problem
 
 Config = wire.config.Config
 Plan = wire.config.Plan
@@ -76,8 +77,24 @@ class _Room:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._ids: dict[str, set[str]] | None = None
         self._used: int | None = None
         self._measured = 0  # the work that this push has made: a small message can be a large text
+
+    def names(self, kind: str, ident: str) -> str:
+        """What keeps ``ident`` from being the id of a new item here, as the end of a sentence. None: it is taken now.
+
+        The store would refuse the same, and with it all of the push.
+        """
+        if self._ids is None:
+            plans, repos = self._config.plans, self._config.repos
+            self._ids = {"plan": {alike(p.id) for p in plans}, "repo": {alike(r.id) for r in repos}}
+        if problem := pushed_id_problem(ident):
+            return f"its id {problem}"
+        if (key := alike(ident)) in self._ids[kind]:
+            return f"its id looks like that of another {kind} here"
+        self._ids[kind].add(key)
+        return ""
 
     def takes(self, new: Plan | Repo, here: Plan | Repo | None) -> bool:
         """Is there room for it in the place of ``here``? Then it is taken up. What makes nothing larger fits also where
@@ -147,6 +164,8 @@ def _set_plan(config: Config, room: _Room, grants: Grants, plan: Plan, report: R
         return
     if here is None and len(config.plans) >= MOST_ITEMS:
         report.refuse("plan", plan.id, f"there are {MOST_ITEMS} plans here already")
+    elif here is None and (problem := room.names("plan", plan.id)):
+        report.refuse("plan", plan.id, problem)
     elif here != new and not room.takes(new, here):
         report.refuse("plan", plan.id, _TOO_MUCH)
     elif here is None:
@@ -235,6 +254,8 @@ def _write_repo(
     new.origin_instance_id = origin
     if here is None and len(config.repos) >= MOST_ITEMS:
         report.refuse("repo", repo.id, f"there are {MOST_ITEMS} repos here already")
+    elif (here is None or here.id != new.id) and (problem := room.names("repo", new.id)):
+        report.refuse("repo", repo.id, problem)
     elif here != new and not room.takes(new, here):
         report.refuse("repo", repo.id, _TOO_MUCH)
     elif here is None:

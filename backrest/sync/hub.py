@@ -44,10 +44,6 @@ _NOT_AUTHORIZED = (
     "this client is not authorized on the hub: pair it with a token. If its identity was replaced, remove it on the "
     "hub first, with 'backrest client remove'"
 )
-_OTHER_KEY = (
-    "somebody with its instance id and another key was refused: if its identity was replaced, remove it here "
-    "('backrest client remove') and pair it again with a new token"
-)
 _TOO_MANY = "too many failed pairings: try again in a minute"
 
 # What an honest peer never does: garbage, a man in the middle, a replay, a reflection, a forged signature.
@@ -105,6 +101,7 @@ class Hub:
         self._logged = FailureLimit(per_address=REFUSALS_LOGGED, total=REFUSALS_LOGGED)
         self._let_in = LetIn(audit)
         self._live: dict[str, Inbound] = {}
+        self._namesakes: dict[str, tuple[int, float]] = {}
         self._links: set[Link] = set()
         self._storing: dict[str, trio.Lock] = {}
         self._refused: dict[str, tuple[bytes, dict[int, int]]] = {}
@@ -208,6 +205,11 @@ class Hub:
                     await self.record("tokens-pruned", labels=labels)
             await trio.sleep(PRUNE_EVERY_S)
 
+    def namesakes(self) -> dict[str, tuple[int, float]]:
+        """By the key id of a client that was not there: how often somebody with its name and another key was refused
+        since it was last let in, and when last (Unix time). Its identity was replaced, or a stranger uses its name."""
+        return {keyid: seen for keyid, seen in self._namesakes.copy().items() if keyid in self.watch.clients}
+
     def end_all(self, message: str) -> None:
         """End every session, known or not, with ``message``."""
         for link in tuple(self._links):
@@ -230,10 +232,9 @@ class Hub:
             )
         for known in config.multihost.authorized_clients:
             if known.instance_id == peer.instance_id and known.keyid not in self._live:
-                # Anybody can claim a name, so this is said of the peer that we know, and changes nothing of it.
-                self.peers.update(
-                    known.keyid, instance_id=known.instance_id, role="client", message=_OTHER_KEY
-                )
+                # Anybody can claim a name: nothing of the client changes by it, and what is kept is a number.
+                count, _ = self._namesakes.get(known.keyid, (0, 0.0))
+                self._namesakes[known.keyid] = (count + 1, self._wall())
         if not peer.pairing_secret:
             raise await self._refuse(peer, address, pairing.refusal(_NOT_AUTHORIZED))
         # The secret is looked at first, and only who has none of ours is limited: 256 random bits cannot be guessed,
@@ -325,6 +326,7 @@ class Hub:
         if older is not None:
             older.link.end(code=Code.INTERNAL, message="displaced by a newer session of this client")
         self._live[entry.keyid] = client
+        self._namesakes.pop(entry.keyid, None)
         now_ms = int(time.time() * 1000)
         self.peers.update(
             entry.keyid,

@@ -11,7 +11,7 @@ from backrest import wire
 from backrest.crypto.tokens import same_secret
 from backrest.errors import Code, Fault, PeerError
 from backrest.protocol.events import PeerIdentified
-from backrest.store.validate import id_problem
+from backrest.store.validate import alike, id_problem
 
 EXPIRED_KEPT_S = 24 * 3600  # an expired token is still known for a day, so that its client can be told why
 UNGUESSABLE_CHARS = 32  # 128 bits in hex, half of what a token has
@@ -70,15 +70,16 @@ def _check_newcomer(config: wire.config.Config, peer: PeerIdentified) -> None:
     problem = id_problem(peer.instance_id, INSTANCE_ID_BYTES)
     if problem:
         raise refusal(f"the client's instance id {problem}: choose another one on the client")
-    if peer.instance_id == config.instance:
+    if alike(peer.instance_id) == alike(config.instance):
         raise refusal(
-            f"the client has the hub's own instance id {peer.instance_id!r}: choose another one on the client"
+            f"the client has the hub's own instance id {config.instance!r}: choose another one on the client"
         )
+    newcomer = alike(peer.instance_id)
     for other in (*config.multihost.authorized_clients, *config.multihost.known_hosts):
-        if other.instance_id == peer.instance_id:
+        if alike(other.instance_id) == newcomer:
             raise refusal(
-                f"another peer has the instance id {peer.instance_id!r}: remove it on the hub with "
-                f"'backrest client remove {peer.instance_id}', or choose another id on the client"
+                f"another peer has the instance id {other.instance_id!r}: remove it on the hub with "
+                f"'backrest client remove {other.instance_id}', or choose another id on the client"
             )
         if other.keyid == peer.keyid:
             raise refusal(f"this key already belongs to the peer {other.instance_id!r} of the hub")
