@@ -1,4 +1,4 @@
-"""A large message is judged by its bytes before it is parsed: what two bytes make costs hundreds in memory."""
+"""A message is judged by its bytes before it is parsed: what two bytes make costs hundreds in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backrest import wire
-from backrest.errors import Fault, PeerError
-from backrest.protocol import items, weight
+from backrest.errors import Code, Fault, PeerError
+from backrest.protocol import framing, items, weight
 
 Item = wire.sync.SyncStreamItem
 OPERATIONS = wire.operations.OperationEvent.DESCRIPTOR.fields_by_name["updated_operations"].number
+
+
+BACKUP = wire.operations.Operation.DESCRIPTOR.fields_by_name["operation_backup"].number
+FORGET = wire.operations.Operation.DESCRIPTOR.fields_by_name["operation_forget"].number
+ERRORS = wire.operations.OperationBackup.DESCRIPTOR.fields_by_name["errors"].number
 
 
 def number(name: str) -> int:
@@ -45,6 +50,23 @@ HEAVY = {
     "numbers to ask for": field(number("request_operation_data"), field(1, b"\1" * 5_000_000)),
     "behind a group": b"\xfb\x07\xfc\x07" + field(number("set_config"), b"\x0a\0" * 1_000_000),
     "in many pieces": field(number("operation_manifest"), field(1, b"\1" * 500)) * 10_000,
+    # Each of these is below 1 MiB.
+    "few empty operations": field(
+        number("receive_operations"), field(1, field(OPERATIONS, b"\x0a\0" * 500_000))
+    ),
+    "empty errors in one operation": field(
+        number("receive_operations"),
+        field(1, field(OPERATIONS, field(1, field(BACKUP, field(ERRORS, b"") * 250_000)))),
+    ),
+    "one kind after another": field(
+        number("receive_operations"),
+        field(1, field(OPERATIONS, field(1, (field(BACKUP, b"") + field(FORGET, b"")) * 100_000))),
+    ),
+    "in a quarter of it": field(
+        number("receive_operations"),
+        field(1, field(OPERATIONS, field(1, field(1000, b"x" * 400_000)) + field(1, b"") * 64_000)),
+    ),
+    "before it is let in": field(number("set_config"), b"\x0a\0" * 8_000),
 }
 
 
@@ -60,10 +82,10 @@ def test_what_would_fill_the_memory_is_refused_before_it_is_parsed(name: str) ->
 
 
 def test_what_an_honest_peer_sends_is_taken() -> None:
-    assert len(items.parse(manifest(2_000_000)).operation_manifest.op_ids) == 2_000_000
+    assert len(items.parse(manifest(2_000_000))[0].operation_manifest.op_ids) == 2_000_000
     ids = range(10**12, 10**12 + 200_000)
     large = Item(operation_manifest=Item.SyncActionOperationManifest(op_ids=ids, modnos=ids))
-    assert items.parse(large.SerializeToString()) == large
+    assert items.parse(large.SerializeToString())[0] == large
     event = wire.operations.OperationEvent()
     for n in range(512):
         op = event.updated_operations.operations.add(id=n, modno=n, repo_id="r", display_message="x" * 10_000)
@@ -71,7 +93,58 @@ def test_what_an_honest_peer_sends_is_taken() -> None:
         op.operation_index_snapshot.snapshot.tags.extend(["a", "b"])
     many = Item(receive_operations=Item.SyncActionReceiveOperations(event=event))
     assert many.ByteSize() > weight.WEIGHED_BYTES
-    assert items.parse(many.SerializeToString()) == many
+    assert items.parse(many.SerializeToString())[0] == many
+
+
+def forgotten(parts: int, padding: int) -> bytes:
+    """An item with so many parts, and a text besides."""
+    outer = 3  # the item's, the event and the list
+    op = field(FORGET, field(1, b"") * (parts - outer - 2)) + field(1000, b"x" * padding)
+    return field(number("receive_operations"), field(1, field(OPERATIONS, field(1, op))))
+
+
+def test_a_message_has_a_part_for_so_many_of_its_bytes_and_not_one_more() -> None:
+    most = weight.FREE_PARTS
+    while weight.FREE_PARTS + len(forgotten(most, 0)) // weight.PART_BYTES > most:
+        most += 1
+    items.parse(forgotten(most, 0))
+    with pytest.raises(PeerError, match="parts"):
+        items.parse(forgotten(most + 100, 0))
+    items.parse(forgotten(most + 100, 100 * weight.PART_BYTES))
+
+
+def test_a_message_weighs_what_it_costs() -> None:
+    """The bound of the queue of what was received is in these terms: none costs far more than it is said to."""
+    for data in (
+        forgotten(100, 0),
+        forgotten(60_000, 15 * 60_000),
+        manifest(10_000),
+        field(number("receive_operations"), field(1, field(OPERATIONS, field(1, b"x" * 0)))),
+    ):
+        assert items.parse(data)[1] >= len(data)
+    assert items.parse(forgotten(60_000, 15 * 60_000))[1] >= 60_000 * weight.PART_WEIGHT // 2
+
+
+def test_an_outer_item_is_one_thing() -> None:
+    """It is parsed before anybody sees that it came unencrypted."""
+    few = b'{"encrypted":{"nonce":"AA==","ciphertext":"%s"}}' % (b"A" * 1_000_000)
+    items.unpack(few, "json")
+    for payload, codec in (
+        (b'{"x":[' + b"{}," * 100 + b"{}]}", "json"),
+        (b'{"x":[' + b"[]," * 100 + b"[]]}", "json"),
+        (field(number("operation_manifest"), b"") * 65, "proto"),
+        (field(number("receive_operations"), field(1, field(OPERATIONS, b"\x0a\0" * 65))), "proto"),
+    ):
+        with pytest.raises(PeerError) as refused:
+            items.unpack(payload, codec)  # type: ignore[arg-type]
+        assert refused.value.fault is Fault.ITEM
+
+
+def test_an_end_of_stream_message_is_a_sentence() -> None:
+    text = "x" * 60_000
+    assert framing.parse_end(framing.end_of_stream(Code.INTERNAL, text)[5:]).message == "x" * 500
+    with pytest.raises(PeerError, match="64 KiB"):
+        framing.parse_end(b"[" + b"[]," * 30_000 + b"[]]")
 
 
 @given(st.binary(max_size=300))

@@ -37,11 +37,11 @@ class Established:
 @dataclass(frozen=True, slots=True)
 class Received:
     """An item that has its place here. ``kind`` is its name in SyncStreamItem's oneof; its shape is checked
-    (equal lists, an event that is there), not the permission. ``size``: bytes that it took in the stream."""
+    (equal lists, an event that is there), not the permission. ``weight``: bytes that it takes in memory, about."""
 
     kind: str
     message: Message
-    size: int
+    weight: int
 
 
 @dataclass(frozen=True, slots=True)

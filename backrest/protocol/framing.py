@@ -29,6 +29,8 @@ _GZIP: Final = 16 + zlib.MAX_WBITS  # zlib's way to say: a gzip header and trail
 _MOST_GROWTH: Final = 4
 _GROWTH_FREE: Final = 64 * 1024
 _MOST_MEMBERS: Final = 16  # of one gzip message: writers make one; taking each off copies the rest
+# A code, a sentence, and what a hub may put beside them. Brackets of JSON become twenty times their size.
+_MOST_END_BYTES: Final = 64 * 1024
 _MESSAGE_SHOWN: Final = 500  # characters of the other side's words that we keep: they go to logs and tables
 
 
@@ -69,6 +71,8 @@ def parse_end(payload: bytes) -> EndOfStream:
     A code that Connect does not know is UNKNOWN (as Connect's rules say). The message is the other side's
     text and may be shown in a terminal: control characters are replaced, and it is cut.
     """
+    if len(payload) > _MOST_END_BYTES:
+        raise _fault(f"its end-of-stream message has more than {_MOST_END_BYTES >> 10} KiB")
     try:
         body = json.loads(payload)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested a thousand deep

@@ -89,19 +89,25 @@ def pack(item: Item, codec: Codec) -> bytes:
 
 
 def unpack(payload: bytes, codec: Codec) -> Item:
-    """The outer item of an envelope. Raises PeerError(FRAMING)."""
+    """The outer item of an envelope. Raises PeerError(FRAMING), or ITEM for one that would fill the memory."""
     if codec == "proto":
-        return parse(payload)
+        weight.check_outer(Item.DESCRIPTOR, payload)
+        return _parsed(payload)
+    weight.check_outer_json(payload)
     try:
         return json_codec.loads(Item, payload)
     except ValueError as error:
         raise PeerError(Fault.FRAMING, Code.INTERNAL, "its message is not an item in JSON") from error
 
 
-def parse(data: bytes) -> Item:
-    """An item from its binary form. Raises PeerError(FRAMING), or ITEM for one that would fill the memory."""
-    if len(data) > weight.WEIGHED_BYTES:
-        weight.check(Item.DESCRIPTOR, data)
+def parse(data: bytes) -> tuple[Item, int]:
+    """An item from its binary form, and what it weighs in memory. Raises PeerError(FRAMING), or ITEM for one that
+    would fill the memory."""
+    weighs = weight.weigh(Item.DESCRIPTOR, data)
+    return _parsed(data), weighs
+
+
+def _parsed(data: bytes) -> Item:
     try:
         return Item.FromString(data)
     except DecodeError as error:

@@ -73,12 +73,13 @@ class Records:
         self._outbox.clear()
         self.size = 0
 
-    def read(self, payload: bytes) -> Item:
-        """The item of an envelope, opened if there is a channel. Raises PeerError: FRAMING for what is no
-        item, RECORD for what is not the next record (a cleartext item among them)."""
+    def read(self, payload: bytes) -> tuple[Item, int]:
+        """The item of an envelope, opened if there is a channel, and what it weighs in memory. Raises PeerError:
+        FRAMING for what is no item, ITEM for one that would fill the memory, RECORD for what is not the next record
+        (a cleartext item among them)."""
         item = items.unpack(payload, self._codec)
         if self.channel is None:
-            return item
+            return item, len(payload)
         kind = items.kind_of(item)
         if kind != "encrypted":
             raise PeerError(Fault.RECORD, Code.INTERNAL, f"{items.named(kind)} came unencrypted")

@@ -246,7 +246,7 @@ class Session:
         if self.peer is None:
             self._spent += framing.PREFIX_BYTES + len(envelope.payload)
             self._decoder.limit = self._limits.before_known - self._spent - framing.PREFIX_BYTES
-        item = self._records.read(envelope.payload)
+        item, weight = self._records.read(envelope.payload)
         kind = items.kind_of(item)
         after = TABLE[self.role, self.state].get(kind)
         if kind in self._gated and self.state is State.OPEN:
@@ -260,7 +260,7 @@ class Session:
             return self._on_key(cast(Item.SyncEstablishSharedSecret, message), after)
         if self.state is State.HANDSHAKE:
             return self._on_handshake(cast(Item.SyncActionHandshake, message), after)
-        return self._on_item(kind, message, len(envelope.payload))
+        return self._on_item(kind, message, weight)
 
     def _on_key(self, exchange: Item.SyncEstablishSharedSecret, after: State) -> list[Event]:
         if exchange.protocol_version != crypto_channel.TRANSPORT_VERSION:
@@ -314,7 +314,7 @@ class Session:
             )
         return f"the hub calls itself {instance_id[:100]!r}, not {expected_instance_id!r}"
 
-    def _on_item(self, kind: str, message: Message, size: int) -> list[Event]:
+    def _on_item(self, kind: str, message: Message, weight: int) -> list[Event]:
         items.check_shape(self.role, message)
         events: list[Event] = []
         if self.state is State.FIRST_ITEM:
@@ -326,7 +326,7 @@ class Session:
             self._pulse.beat(self._now)
             events.append(HeartbeatReceived())
         else:
-            events.append(Received(kind, message, size))
+            events.append(Received(kind, message, weight))
         return events
 
     def _on_eof(self) -> Event:

@@ -19,7 +19,7 @@ import trio
 from backrest import wire
 from backrest.errors import Code, Fault, PeerError, UserError
 from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
-from backrest.protocol import events, reconcile
+from backrest.protocol import events, reconcile, weight
 from backrest.store.mask import masked_remote_config
 from backrest.store.oplog import Meta
 from backrest.store.text import one_line
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("backrest.sync")
 
-QUEUE_BYTES = 8 * 1024 * 1024  # received and not yet stored; then the client waits
+# Received and not yet stored, as it weighs in memory (protocol/weight.py: some three times its bytes); then the client
+# waits.
+QUEUE_BYTES = 24 * 1024 * 1024
 ANSWER_DUE_S = 10.0  # without any answer for so long, ids that were asked for may be gone at the client
 QUEUED_ITEM_BYTES = (
     512  # what an item costs us beside its content: millions of empty ones are not for nothing
 )
 QUEUED_OPERATION_BYTES = 256  # likewise: an empty one has two bytes on the wire
+NUMBER_BYTES = 32  # of an id or a modno, which may have one byte on the wire
 MANIFEST_IDS = (
     2_000_000  # compared in memory, some 100 bytes each; the scale is a million operations of all clients
 )
@@ -47,6 +50,7 @@ SMALL_MANIFEST = 128  # compared in less time than a thread takes to start
 REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refused, again
 SMALL_VIEW_BYTES = 16 * 1024  # masked in less time than a thread takes to start; most clients show nothing
 VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
+VIEW_PARTS = 20_000  # of it, likewise: a thousand repos and plans of twenty parts each
 REPORTED = 20  # sentences of one push that are logged, each of at most REPORTED_CHARS
 REPORTED_CHARS = 500
 AUDITED = 100  # items of one push that the audit log names
@@ -107,17 +111,17 @@ class Inbound:
         if isinstance(event, events.HeartbeatReceived):
             self._hub.heard_from(self.keyid)
         elif isinstance(event, events.Received):
-            await self._received(event.kind, event.message, event.size)
+            await self._received(event.kind, event.message, event.weight)
 
-    async def _received(self, kind: str, message: object, size: int) -> None:
+    async def _received(self, kind: str, message: object, weighs: int) -> None:
         if isinstance(message, Manifest):
             if len(message.op_ids) > MANIFEST_IDS:
                 raise PeerError(
                     Fault.ITEM, Code.RESOURCE_EXHAUSTED, f"a manifest of more than {MANIFEST_IDS} operations"
                 )
-            await self._put(message, size)
+            await self._put(message, weighs + NUMBER_BYTES * (len(message.op_ids) + len(message.modnos)))
         elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveOperations):
-            await self._operations(message.event, size)
+            await self._operations(message.event, weighs)
         elif isinstance(message, ReceiveConfig | ReceiveResources):
             kept = await shown(message)
             self._hub.peers.update(self.keyid, **kept)
@@ -132,28 +136,29 @@ class Inbound:
         else:
             raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a hub does not take {kind}")
 
-    async def _operations(self, event: wire.operations.OperationEvent, size: int) -> None:
+    async def _operations(self, event: wire.operations.OperationEvent, weighs: int) -> None:
         kind = event.WhichOneof("event")
         if kind == "created_operations":
-            await self._upserts(event.created_operations.operations, size)
+            await self._upserts(event.created_operations.operations, weighs)
         elif kind == "updated_operations":
-            await self._upserts(event.updated_operations.operations, size)
+            await self._upserts(event.updated_operations.operations, weighs)
         elif kind == "deleted_operations":
-            await self._put(_Changes(deletes=list(event.deleted_operations.values)), size)
+            weighs += NUMBER_BYTES * len(event.deleted_operations.values)
+            await self._put(_Changes(deletes=list(event.deleted_operations.values)), weighs)
         # keep_alive: nothing to do (PROTOCOL.md section 6)
 
     # --- storing, in order
 
-    async def _upserts(self, operations: Iterable[Operation], size: int) -> None:
+    async def _upserts(self, operations: Iterable[Operation], weighs: int) -> None:
         upserts = list(operations)
-        await self._put(_Changes(upserts=upserts), size + QUEUED_OPERATION_BYTES * len(upserts))
+        await self._put(_Changes(upserts=upserts), weighs + QUEUED_OPERATION_BYTES * len(upserts))
 
-    async def _put(self, item: Manifest | _Changes, size: int) -> None:
+    async def _put(self, item: Manifest | _Changes, weighs: int) -> None:
         while self._queued_bytes > QUEUE_BYTES:
             await self._room.wait()
-        size += QUEUED_ITEM_BYTES
-        self._queue.append((size, item))
-        self._queued_bytes += size
+        weighs += QUEUED_ITEM_BYTES
+        self._queue.append((weighs, item))
+        self._queued_bytes += weighs
         self._work.set()
 
     async def store(self) -> None:
@@ -356,6 +361,8 @@ async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
         return {
             "message": f"what it shows of its configuration is larger than {VIEW_BYTES >> 20} MiB: not kept"
         }
+    if size > SMALL_VIEW_BYTES and await trio.to_thread.run_sync(_parts, message) > VIEW_PARTS:
+        return {"message": f"what it shows of its configuration has more than {VIEW_PARTS} parts: not kept"}
     if isinstance(message, ReceiveConfig):
         if size > SMALL_VIEW_BYTES:
             view = await trio.to_thread.run_sync(masked_remote_config, message.config)
@@ -363,6 +370,10 @@ async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
             view = masked_remote_config(message.config)
         return {"remote_config": view, "config_ms": time.time_ns() // 1_000_000}
     return {"known_repos": tuple(message.repos), "known_plans": tuple(message.plans)}
+
+
+def _parts(message: ReceiveConfig | ReceiveResources) -> int:
+    return weight.check(message.DESCRIPTOR, message.SerializeToString())
 
 
 def _stands(config: wire.config.Config, entry: wire.config.Multihost.Peer) -> bool:
