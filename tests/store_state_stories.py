@@ -9,7 +9,7 @@ from typing import Any
 from oplog_world import op
 from store_crash import History, Lost
 
-from backrest import wire
+from backrest import refusals, wire
 from backrest.store import audit
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore, load
@@ -238,7 +238,7 @@ class Pushes:
             lambda: queue.add(CLIENT, "laptop", self._message("one")),
             lambda: queue.add(CLIENT, "laptop", self._message("two" * 400)),
             lambda: queue.sent(1),
-            lambda: queue.answer(1, "refused", ["no"]),
+            lambda: queue.answer(1, "refused", [refusals.text("no")]),
             lambda: queue.see(1),
             lambda: queue.add(HOST, "hub", self._message("three")),
             lambda: queue.drop(2),

@@ -16,6 +16,7 @@ from backrest import wire
 from backrest.admin import repos
 from backrest.admin.context import Context
 from backrest.errors import BackrestError, ConflictError, NotFoundError, ResticError, UserError
+from backrest.refusals import Why, refusal
 from backrest.store.mask import MASK
 from backrest.wire import sync
 
@@ -441,23 +442,46 @@ def test_unsharing_keeps_the_repo_and_names_who_has_it(world: World) -> None:
     assert world.audit_events()[-2:] == ["repo-shared", "repo-unshared"]
 
 
+LONG_ID = "r" * 100
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"known_repos": (sync.RepoMetadata(id="r1", guid=GUID),)}, "has it"),
+        ({"known_repos": (sync.RepoMetadata(id=LONG_ID, guid=GUID),)}, "has it"),
         (
-            {"warnings": ("repo 'r1': a local repo has the same guid",)},
+            {"warnings": (refusal("repo", LONG_ID, Why.SAME_GUID),)},
             "refused it: a local repo has the same guid",
+        ),
+        (
+            {
+                "warnings": (refusal("repo", LONG_ID, Why.LEFT_OUT, names=["its hooks"]),),
+                "known_repos": (sync.RepoMetadata(id=LONG_ID, guid=GUID),),
+            },
+            "has it: taken without its hooks, which would run programs here",
+        ),
+        (
+            {"warnings": (refusal("repo", LONG_ID, Why.NOT_LISTED),)},
+            "it is shared, and not among the repos that the client shows: the client refused it, or does not grant "
+            "read-operations for it to this hub",
+        ),
+        (
+            {
+                "warnings": (refusal("repo", "r" * 99, Why.SAME_GUID),),
+                "known_repos": (sync.RepoMetadata(id="r", guid=GUID),),
+            },
+            "has it",
         ),
     ],
 )
 def test_what_a_connected_client_says_is_told(world: World, fields: dict[str, Any], words: str) -> None:
-    world.add_repo()
+    world.add_repo(repo_id=LONG_ID)
     keyid = add_client(world)
     world.call("SetClientPermissions", ident="laptop", permissions=["receive-shared-repos"])
     with world.daemon() as context:
         context.peers.update(keyid, role="client", state=sync.CONNECTION_STATE_CONNECTED, **fields)
-        result, _ = world.stream("ShareRepo", repo_id="r1")
+        result, _ = world.stream("ShareRepo", repo_id=LONG_ID)
+        assert world.call("ShowRepo", repo_id=LONG_ID)["clients"] == result["clients"]
     assert result["clients"][0]["message"] == words
 
 

@@ -17,6 +17,7 @@ from cli_world import world as world
 
 from backrest import wire
 from backrest.cli import states
+from backrest.refusals import text
 from backrest.store.peers import PeerStore
 
 LAPTOP = "ed25519." + "B" * 43
@@ -94,7 +95,7 @@ def test_states_survive_a_restart_as_disconnected(world: World, here: Run) -> No
             message="last words",
             last_heartbeat_ms=heard,
             known_repos=(wire.sync.RepoMetadata(id="r", guid="g"),),
-            warnings=("r: skipped",),
+            warnings=(text("r: skipped"),),
         )
         daemon.peers.flush()
     with world.daemon():
@@ -112,7 +113,7 @@ def test_warnings_and_refused_operations_are_shown(world: World, here: Run) -> N
             LAPTOP,
             role="client",
             state=2,
-            warnings=("repo nas: there is a local one with its guid",),
+            warnings=(text("repo nas: there is a local one with its guid"),),
             refused=3,
         )
         shown = here("status").stderr

@@ -21,6 +21,7 @@ from backrest.admin import imports
 from backrest.admin.context import Context
 from backrest.admin.settings import Settings
 from backrest.cli.main import cli
+from backrest.refusals import text
 from backrest.wire import sync
 
 __all__ = ["here", "run", "world"]  # fixtures
@@ -247,7 +248,7 @@ def test_a_hostile_peer_cannot_write_on_the_hubs_terminal(here: Run, world: Worl
         )
         daemon.peers.update(
             keyid, instance_id="laptop", role="client", state=sync.CONNECTION_STATE_ERROR_PROTOCOL, message=evil,
-            warnings=(evil,),
+            warnings=(text(evil),),
         )  # fmt: skip
         daemon.oplog.apply(
             keyid,

@@ -15,17 +15,18 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 # What each room may use: DESIGN's arrows, followed to their end.
 MAY_USE = {
     "errors": "",
+    "refusals": "",
     "wire": "errors",
     "crypto": "wire errors",
     "permissions": "wire errors",
-    "protocol": "crypto permissions wire errors",
-    "store": "crypto permissions wire errors",
+    "protocol": "crypto permissions refusals wire errors",
+    "store": "crypto permissions refusals wire errors",
     "net": "errors",  # it knows nothing of backups
     "engine": "store permissions wire errors",
-    "sync": "net store protocol crypto permissions wire errors",
-    "admin": "engine sync net store protocol crypto permissions wire errors",
+    "sync": "net store protocol crypto permissions refusals wire errors",
+    "admin": "engine sync net store protocol crypto permissions refusals wire errors",
     "app": "admin engine sync net store protocol crypto permissions wire errors",
-    "cli": "app admin store wire errors",
+    "cli": "app admin store refusals wire errors",
     "__main__": "cli",
     "__init__": "",
 }

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from backrest import wire
 from backrest.admin.context import Context
 from backrest.admin.reference import states
+from backrest.refusals import Why, refusal
 from backrest.store.config import ConfigStore
 from backrest.store.mask import MASK
 from backrest.store.peers import PeerStore
@@ -126,12 +127,13 @@ def test_a_push_is_answered_with_what_the_client_said(world: World, result: Any)
         def told() -> None:  # as the session does, when the client's answer has come
             for waiting in daemon.pushes.waiting(LAPTOP):
                 assert list(waiting.message.plans_to_delete) == ["p"]
-                daemon.pushes.answer(waiting.id, result, ["plan p: out of scope"] * (result == "refused"))
+                refused = [refusal("plan", "p", Why.DELETE_NOT_GRANTED)] * (result == "refused")
+                daemon.pushes.answer(waiting.id, result, refused)
 
         daemon.pushes.subscribe(told)
         if result == "applied":
             push(world, peer_keyid=LAPTOP, plans_to_delete=["p"])
         else:
-            with pytest.raises(Refused, match="plan p: out of scope"):
+            with pytest.raises(Refused, match="plan 'p': READ_WRITE_CONFIG is not granted to delete it"):
                 push(world, peer_keyid=LAPTOP, plans_to_delete=["p"])
         assert not daemon.pushes.waiting()

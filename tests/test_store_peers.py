@@ -16,6 +16,7 @@ from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, snap
 
 from backrest import wire
 from backrest.errors import StorageError
+from backrest.refusals import FIELDS_BYTES, Why, refusal, text
 from backrest.store.peers import MAX_MESSAGE, MAX_WARNINGS, PeerRecord, PeerStore, _decode
 
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
@@ -35,6 +36,9 @@ def opened(directory: Path) -> PeerStore:
     return PeerStore.open(directory / "peers.json", now_ms=Clock())
 
 
+WARNING = refusal("repo", "r" * 100, Why.SAME_GUID, other="mine")
+
+
 def fill(store: PeerStore) -> PeerRecord:
     repo = wire.config.Repo(id="r", uri="rest:http://u:hunter22@h", password="hunter22", env=["X=hunter22"])
     store.update("other", instance_id="b", role="host", state=wire.sync.CONNECTION_STATE_ERROR_AUTH)
@@ -49,7 +53,7 @@ def fill(store: PeerStore) -> PeerRecord:
         known_repos=(wire.sync.RepoMetadata(id="r", guid="g"),),
         known_plans=(wire.sync.PlanMetadata(id="p"),),
         remote_config=wire.sync.RemoteConfig(modno=3, repos=[repo]),
-        warnings=("careful",),
+        warnings=(WARNING,),
         refused=2,
     )
 
@@ -69,9 +73,15 @@ def test_everything_survives_but_the_state(tmp_path: Path) -> None:
         5,
     )
     assert (again.known_repos, again.known_plans) == (record.known_repos, record.known_plans)
-    assert (again.warnings, again.refused) == (("careful",), 2)
+    assert (again.warnings, again.refused) == ((WARNING,), 2)
     assert again.remote_config is not None
     assert again.remote_config.modno == 3
+
+
+def test_a_warning_of_an_earlier_version_stays_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "peers.json").write_bytes(GOOD)
+    [record] = opened(tmp_path).all()
+    assert record.warnings == (text("w"),)
 
 
 def test_disconnected_since_keeps_its_time_over_a_restart(tmp_path: Path) -> None:
@@ -122,10 +132,13 @@ def test_unknown_field_is_a_mistake(tmp_path: Path) -> None:
 
 def test_texts_of_peers_are_bounded_and_printable(tmp_path: Path) -> None:
     """Attack: an end message with escape sequences, or of megabytes, shown in a terminal."""
-    record = opened(tmp_path).update("k", message="\x1b[31m" + "x" * 10_000, warnings=["a\nb"] + ["w"] * 1000)
+    record = opened(tmp_path).update(
+        "k", message="\x1b[31m" + "x" * 10_000, warnings=[text("a\nb" + "w" * 9999)] * 1000
+    )
     assert len(record.message) == MAX_MESSAGE
     assert "\x1b" not in record.message
-    assert record.warnings[0] == "a\ufffdb"
+    assert record.warnings[0].words().startswith("a\ufffdb")
+    assert len(record.warnings[0].words()) <= FIELDS_BYTES
     assert len(record.warnings) == MAX_WARNINGS
 
 
@@ -243,6 +256,8 @@ def test_power_cut_at_any_step_leaves_old_or_new(tmp_path: Path) -> None:
         b'{"peers": [{"peerKeyid": "k"}, {"peerKeyid": "k"}]}',
         b'{"peers": [{"peerKeyid": "k", "role": "boss"}]}',
         b'{"peers": [{"peerKeyid": "k", "warnings": [1]}]}',
+        b'{"peers": [{"peerKeyid": "k", "warnings": [{"kind": "repo", "id": "r"}]}]}',
+        b'{"peers": [{"peerKeyid": "k", "warnings": [{"kind": "", "id": "", "code": "x", "fields": {"a": 1}}]}]}',
         b'{"peers": [{"peerKeyid": "k", "sinceMillis": -1}]}',
         b'{"peers": [{"peerKeyid": "k", "refused": "99999999999999999999"}]}',
         b'{"peers": [{"peerKeyid": 5}]}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from store_disk import TestDisk, broken_disk, count_steps, full_disk, using
 
 from backrest import wire
 from backrest.errors import CorruptError, NotFoundError, StorageError, UserError
+from backrest.refusals import Why, refusal, text
 from backrest.store import pushqueue
 from backrest.store.pushqueue import Answer, Push, PushQueue, SetConfig
 
@@ -52,7 +54,7 @@ def test_an_answer_takes_the_content_and_leaves_a_line(path: Path) -> None:
     push = queue.add("key", "laptop", message())
     assert queue.sent(push.id)
     assert PushQueue.open(path).waiting()[0].sent == 1
-    queue.answer(push.id, "refused", ["plan 'photos': not\ngranted"])
+    queue.answer(push.id, "refused", [text("plan 'photos': not\ngranted")])
     again = PushQueue.open(path)
     assert not again.waiting()
     [answer] = again.answered("key")
@@ -63,10 +65,22 @@ def test_an_answer_takes_the_content_and_leaves_a_line(path: Path) -> None:
     assert queue.answer(push.id, "applied") is None
 
 
+def test_a_refusal_is_the_same_value_after_a_restart_and_a_sentence_of_before_stays_one(path: Path) -> None:
+    queue = PushQueue.open(path)
+    push = queue.add("key", "laptop", message())
+    whole = refusal("plan", "p" * 100, Why.IN_USE, plans=["a", "b"])
+    queue.answer(push.id, "refused", [whole])
+    assert PushQueue.open(path).answered()[0].refused == (whole,)
+    entries = json.loads(path.read_text())
+    entries["answered"][0]["refused"] = ["plan 'p': no"]
+    path.write_text(json.dumps(entries))
+    assert PushQueue.open(path).answered()[0].refused == (text("plan 'p': no"),)
+
+
 def test_a_later_success_or_somebody_who_read_it_ends_the_notice(path: Path) -> None:
     queue = PushQueue.open(path)
     first, second = queue.add("key", "laptop", message()), queue.add("key", "laptop", message())
-    queue.answer(first.id, "refused", ["no"])
+    queue.answer(first.id, "refused", [text("no")])
     queue.answer(second.id, "applied")
     assert queue.notices("key") == ()
     third = queue.add("key", "laptop", message())
@@ -147,7 +161,7 @@ def test_a_disk_that_fails_at_any_step_changes_nothing(
 ) -> None:
     def prepared(where: Path) -> tuple[PushQueue, Push, Answer]:
         queue = PushQueue.open(where)
-        answer = queue.answer(queue.add("key", "laptop", message()).id, "refused", ["no"])
+        answer = queue.answer(queue.add("key", "laptop", message()).id, "refused", [text("no")])
         assert answer is not None
         return queue, queue.add("key", "laptop", message()), answer
 

@@ -9,7 +9,7 @@ import pytest
 from config_world import put, rename_to, stored
 from store_disk import snapshot
 
-from backrest import wire
+from backrest import refusals, wire
 from backrest.errors import StorageError, TooLargeError, UserError
 from backrest.store import peers, pushqueue, syscalls
 from backrest.store.config import ConfigStore
@@ -165,7 +165,9 @@ def test_old_outcomes_give_way_when_peers_say_too_much(
     monkeypatch.setattr(pushqueue, "MOST_BYTES", 20_000)
     queue = PushQueue.open(path)
     for number in range(40):
-        queue.answer(queue.add(f"key-{number}", "laptop", push(1)).id, "refused", ["\U0001f4be" * 400])
+        queue.answer(
+            queue.add(f"key-{number}", "laptop", push(1)).id, "refused", [refusals.text("\U0001f4be" * 400)]
+        )
         assert path.stat().st_size < 40_000
     assert PushQueue.open(path).answered()[-1].id == 40
     assert queue.add("key", "laptop", push(1)).id == 41, "outcomes take no room from what waits"

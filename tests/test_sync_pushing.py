@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from backrest import wire
 from backrest.crypto.identity import make_handshake
 from backrest.protocol import items, outcome
+from backrest.refusals import Refusal, Why, refusal, text
 from backrest.store.pushqueue import Answer, PushQueue, SetConfig
 from backrest.sync import pushing
 
@@ -100,8 +101,8 @@ async def test_a_client_changes_its_hub_in_scope_and_no_further(
         assert (await answer(world, client, good.id)).result == "applied"
         refused = await answer(world, client, bad.id)
         assert refused.result == "refused"
-        assert refused.refused == ("plan 'other': READ_WRITE_CONFIG is not granted for it",)
-        assert client.peer(hub).warnings == (refused.notice(),)
+        assert refused.refused == (refusal("plan", "other", Why.WRITE_NOT_GRANTED),)
+        assert client.pushes.notices(hub.keyid) == (refused.notice(),)
     assert [one.id for one in hub.config.current.plans] == ["photos"]
     assert sessions(world) == 1
     assert [line["instance"] for line in audited(hub, "config-changed")] == ["laptop"]
@@ -130,9 +131,9 @@ async def test_what_passes_and_what_does_not_is_told_item_by_item(
     async with hub.running(), client.running():
         push = hub.pushes.add(client.keyid, "laptop", message)
         found = await answer(world, hub, push.id)
-        assert hub.peer(client).warnings == (found.notice(),)
+        assert hub.pushes.notices(client.keyid) == (found.notice(),)
     assert found.result == "partly"
-    assert [sentence.partition(":")[0] for sentence in found.refused] == ["plan 'other'", "repo 'local'"]
+    assert [(one.kind, one.id) for one in found.refused] == [("plan", "other"), ("repo", "local")]
     assert [one.id for one in client.config.current.plans] == ["photos"]
 
 
@@ -144,7 +145,7 @@ async def test_a_result_that_is_not_valid_is_refused_as_a_whole(
         push = hub.pushes.add(client.keyid, "laptop", plan(repo="nowhere"))
         found = await answer(world, hub, push.id)
     assert found.result == "refused"
-    assert found.refused == ('nothing was applied: plan "photos": repo "nowhere" not found',)
+    assert found.refused == (refusal("", "", Why.INVALID, text='plan "photos": repo "nowhere" not found'),)
     assert not client.config.current.plans
 
 
@@ -161,8 +162,8 @@ async def test_what_a_peer_may_not_see_is_not_told_by_a_refusal(
             for one in (secret, same)
         ]
     assert [one.refused for one in found] == [
-        ("repo 'new': a repo here has the same address",),
-        ("repo 'new': a local repo has the same guid",),
+        (refusal("repo", "new", Why.SAME_ADDRESS),),
+        (refusal("repo", "new", Why.SAME_GUID),),
     ]
 
 
@@ -170,14 +171,14 @@ async def test_the_hub_shows_what_a_client_refuses_of_its_shares_until_it_no_lon
     autojump_clock: MockClock, world: World
 ) -> None:
     hub, client = pair(world, hub=("receive-shared-repos=*",), client=("receive-shared-repos=*",))
-    add_repo(hub, "disk", GUID, shared=True)  # the client's own has that guid
+    disk = "disk" * 25
+    add_repo(hub, disk, GUID, shared=True)  # the client's own has that guid
     async with hub.running(), client.running():
         await hub.until_peer(client, CONNECTED)
         here = await world.until(hub.peers.subscribe, lambda: hub.peer(client).warnings, bool)
         there = client.peer(hub).warnings
-        assert "same guid" in here[0]
-        assert "'local'" in there[0]
-        assert "'local'" not in here[0], "the hub may not see it"
+        assert here == (refusal("repo", disk, Why.SAME_GUID),), "the hub may not see which"
+        assert there == (refusal("repo", disk, Why.SAME_GUID, other="local"),)
 
         def rename(config: wire.config.Config) -> bool:
             del config.repos[:]
@@ -187,7 +188,7 @@ async def test_the_hub_shows_what_a_client_refuses_of_its_shares_until_it_no_lon
         hub.config.transform(lambda config: bool(config.repos.add(id="x", uri="/x", guid="d" * 64)) or True)
         await world.until(hub.peers.subscribe, lambda: hub.peer(client).warnings, lambda found: not found)
         assert client.peer(hub).warnings == ()
-        assert [repo.id for repo in client.config.current.repos] == ["disk"]
+        assert [repo.id for repo in client.config.current.repos] == [disk]
 
 
 # --- the queue
@@ -282,7 +283,7 @@ async def test_a_hub_of_the_reference_gets_no_pushes(autojump_clock: MockClock, 
     push = client.pushes.add(machine.keyid, "hub", plan())
     async with client.running():
         found = await answer(world, client, push.id)
-    assert (found.result, found.refused) == ("refused", (pushing.NO_CLIENT_PUSHES,))
+    assert (found.result, found.refused) == ("refused", (refusal("", "", Why.NO_CLIENT_PUSHES),))
     assert "set_config" not in heard
     assert len(world.dials) == 1
 
@@ -334,13 +335,13 @@ async def test_a_share_that_a_client_of_the_reference_does_not_list_is_a_warning
         await go.say(receive_resources=Item.SyncActionReceiveResources())
         keyid = go.identity.keyid
 
-        def warnings() -> tuple[str, ...]:
+        def warnings() -> tuple[Refusal, ...]:
             record = hub.peers.get(keyid)
             return record.warnings if record is not None else ()
 
         [warning] = await world.until(hub.peers.subscribe, warnings, bool)
         assert trio.current_time() >= pushing.ANSWER_S
-        assert "'disk'" in warning
+        assert warning == refusal("repo", "disk", Why.NOT_LISTED)
         listed = Item.SyncActionReceiveResources()
         listed.repos.add(id="disk", guid=GUID)
         await go.say(receive_resources=listed)
@@ -388,20 +389,22 @@ async def test_an_outcome_of_nothing_that_was_sent_is_nothing(
         await liar.exchange_keys()
         assert liar.channel is not None
         handshake = make_handshake(liar.identity, "go", "", liar.channel.transcript)
-        items.announce(handshake, (outcome.FEATURE,))
+        items.announce(handshake, (outcome.SENTENCES,))
         await liar.say(handshake=handshake)
         await liar.say(receive_config=Item.SyncActionReceiveConfig())
         while (await liar.hear()).WhichOneof("action") != "set_config":
             pass
         for number in (taken, 1):
             message = Item.SyncActionReceiveConfig()
-            refused = ("\x1b[2Jno " * 300,) * 30 if number == 1 else ()  # the lie says that it was applied
-            outcome.attach(message, outcome.Outcome(number, refused))
+            refused = (
+                (text("\x1b[2Jno " * 300),) * 30 if number == 1 else ()
+            )  # the lie says that it was applied
+            outcome.attach(message, outcome.Outcome(number, refused), (outcome.SENTENCES,))
             await liar.say(receive_config=message)
         found = await answer(world, hub, push.id)
     assert found.result == "refused"
     assert len(found.refused) == 20
-    assert all(len(text) <= 500 and text.isprintable() for text in found.refused)
+    assert all(len(one.words()) <= 1000 and one.words().isprintable() for one in found.refused)
 
 
 # --- a day
@@ -423,7 +426,7 @@ async def test_a_day_of_a_refused_push_and_a_refused_share_is_one_session(
         await trio.sleep(DAY)  # simulated
         assert written(hub, client) == before
         assert hub.peer(client).state == CONNECTED
-        assert any("disk" in warning for warning in hub.peer(client).warnings)
+        assert any(warning.is_about("repo", "disk") for warning in hub.peer(client).warnings)
     assert sessions(world) == 1
 
 

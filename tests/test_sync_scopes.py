@@ -9,6 +9,7 @@ import pytest
 
 from backrest import wire
 from backrest.permissions import parse_grant
+from backrest.refusals import Refusal
 from backrest.sync.apply import SetConfig, apply_set_config
 
 A, B, NEW = "a" * 64, "b" * 64, "c" * 64
@@ -116,7 +117,7 @@ def test_a_deletion_is_judged_by_what_stands_here(scopes: str, message: SetConfi
         assert not {repo.id for repo in config.repos} & set(message.repos_to_delete)
 
 
-def push(config: wire.config.Config, scopes: str, message: SetConfig) -> list[str]:
+def push(config: wire.config.Config, scopes: str, message: SetConfig) -> list[Refusal]:
     """What was refused."""
     peer = wire.config.Multihost.Peer(
         instance_id="hub", keyid="k", permissions=[parse_grant(f"read-write-config={scopes}")]

@@ -12,6 +12,7 @@ from sync_world import BOTH, GUID, Instance, World
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
+from backrest.refusals import Why, refusal
 from backrest.store.audit import read
 from backrest.store.peers import MAX_OFFERED
 from backrest.store.removal import remove_peer, withdrawn
@@ -179,7 +180,7 @@ async def test_a_plan_keeps_it_until_the_plan_is_removed(autojump_clock: MockClo
         await until_withdrawn(client, "nas")
         await wait_all_tasks_blocked()
         assert [plan.id for plan in client.config.current.plans] == ["photos"]
-        assert "still used by plan 'photos'" in str(client.peer(hub).warnings)
+        assert client.peer(hub).warnings == (refusal("repo", "nas", Why.IN_USE, plans=["photos"]),)
 
         def remove(config: Config) -> None:
             del config.plans[:]
@@ -245,15 +246,15 @@ async def test_a_hub_deletes_nothing_but_what_it_shared(autojump_clock: MockCloc
 @pytest.mark.parametrize(
     ("mine", "reason"),
     [
-        ({"id": "mine", "uri": "/mine", "guid": GUID}, "same guid"),
-        ({"id": "nas", "uri": "/mine", "guid": "c" * 64}, "same id"),
-        ({"id": "mine", "uri": "/srv/nas", "guid": "c" * 64}, "same address"),
-        ({"id": "mine", "uri": "/srv/nas/", "guid": "c" * 64}, "same address"),
-        ({"id": "mine", "uri": "local:/srv/nas", "guid": "c" * 64}, "same address"),
+        ({"id": "mine", "uri": "/mine", "guid": GUID}, Why.SAME_GUID),
+        ({"id": "nas", "uri": "/mine", "guid": "c" * 64}, Why.SAME_ID),
+        ({"id": "mine", "uri": "/srv/nas", "guid": "c" * 64}, Why.SAME_ADDRESS),
+        ({"id": "mine", "uri": "/srv/nas/", "guid": "c" * 64}, Why.SAME_ADDRESS),
+        ({"id": "mine", "uri": "local:/srv/nas", "guid": "c" * 64}, Why.SAME_ADDRESS),
     ],
 )
 async def test_a_repo_that_is_here_already_is_skipped_and_both_machines_say_so(
-    autojump_clock: MockClock, world: World, mine: dict[str, str], reason: str
+    autojump_clock: MockClock, world: World, mine: dict[str, str], reason: Why
 ) -> None:
     hub, client = paired(world)
     client.config.transform(lambda config: config.repos.add(**mine) and None)  # type: ignore[arg-type]
@@ -264,8 +265,7 @@ async def test_a_repo_that_is_here_already_is_skipped_and_both_machines_say_so(
                 here.peers.subscribe, lambda here=here, there=there: here.peers.get(there.keyid),
                 lambda record: record is not None and record.warnings,
             )  # fmt: skip
-            assert reason in str(warnings.warnings)
-            assert "nas" in str(warnings.warnings)
+            assert [(one.id, one.code) for one in warnings.warnings] == [("nas", reason)]
         await trio.sleep(3600)
         assert len(client.config.current.repos) == 1
     assert len(world.dials) == 1
@@ -386,7 +386,9 @@ async def test_a_shared_repo_with_a_misleading_id_is_refused_alone_and_the_other
         await world.until(
             hub.peers.subscribe,
             lambda: hub.peers.get(client.keyid),
-            lambda record: record is not None and any("its id" in text for text in record.warnings),
+            lambda record: (
+                record is not None and any(one.code in (Why.BAD_ID, Why.ALIKE_ID) for one in record.warnings)
+            ),
         )
     assert [repo.id for repo in client.config.current.repos] == ["nas", "own"]
 

@@ -132,15 +132,20 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
             }
             for push in waiting
         ]
+    notices = context.if_sound(lambda: context.pushes.notices(peer.keyid)) or ()
     if record is None:
-        return result
+        return result | ({"warnings": list(notices)} if notices else {})
     result["statusMessage"] = record.message
     result["sinceMillis"] = str(record.since_ms)
     result["lastHeartbeatMillis"] = str(record.last_heartbeat_ms)
     result["nextTryMillis"] = str(record.next_try_ms)
     result["knownRepos"] = [codec.to_dict(repo) for repo in record.known_repos]
     result["knownPlans"] = [codec.to_dict(plan) for plan in record.known_plans]
-    result["warnings"] = [*record.warnings, *_withdrawn(context.config.current, record)]
+    result["warnings"] = [
+        *(warning.words() for warning in record.warnings),
+        *notices,
+        *_withdrawn(context.config.current, record),
+    ]
     result["refused"] = record.refused
     return result
 

@@ -7,6 +7,7 @@ outcome. What the peer allows is decided there, and only there (sync/apply.py).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backrest import wire
@@ -14,7 +15,7 @@ from backrest.admin.context import Context, require_identity
 from backrest.admin.peers import Peer, find
 from backrest.errors import BackrestError, NotFoundError, UserError
 from backrest.store.mask import masked_plan, masked_repo
-from backrest.store.pushqueue import Answer, Push, SetConfig, answer_json, items
+from backrest.store.pushqueue import Answer, Push, SetConfig, answer_json
 from backrest.wire import codec
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ async def push(
         "peer": {"instanceId": peer.instance_id, "keyId": peer.keyid, "role": role},
         "daemonRuns": context.daemon is not None,
         "refused": [],
+        "refusals": [],
         "lastHeard": record.last_heartbeat_ms if record is not None else 0,
     }
     if context.daemon is None or not _connected(record):
@@ -103,7 +105,8 @@ async def push(
     answer = await answered(context, queued, WAIT_S)
     if answer is None:
         return result | {"result": "waiting" if _connected(context.peers.get(peer.keyid)) else "queued"}
-    return result | {"result": answer.result, "refused": list(answer.refused)}
+    shown = answer_json(answer)
+    return result | {key: shown[key] for key in ("result", "refused", "refusals")}
 
 
 def list_pushes(context: Context) -> dict[str, Any]:
@@ -130,7 +133,6 @@ def drop(context: Context, push_id: int) -> dict[str, Any]:
     context.ready_to_record()
     found = context.pushes.drop(push_id)
     if isinstance(found, Answer):
-        _forget_notice(context, found)
         return {"id": push_id, "instanceId": found.instance_id, "waited": False, "sent": True}
     context.record(
         "push-dropped",
@@ -183,7 +185,9 @@ async def set_remote_config(
             "unknown": "did not say what became of it",
         }
         kind = BackrestError if answer.result == "unknown" else UserError
-        raise kind(f"{peer.instance_id!r} {words[answer.result]}: {'; '.join(answer.refused)}")
+        raise kind(
+            f"{peer.instance_id!r} {words[answer.result]}: {'; '.join(one.words() for one in answer.refused)}"
+        )
 
 
 # --- shared by the use cases
@@ -209,9 +213,9 @@ def read(
     peer's repo of the same id."""
     message = SetConfig(plans_to_delete=plans_to_delete, repos_to_delete=repos_to_delete)
     for number, given in enumerate(plans, 1):
-        message.plans.append(_parse(Plan, given, f"plan {number}"))
+        message.plans.append(_parse(Plan, given, "plan", number))
     for number, given in enumerate(repos, 1):
-        message.repos.append(_parse(Repo, given, f"repo {number}"))
+        message.repos.append(_parse(Repo, given, "repo", number))
     guids = {repo.id: repo.guid for repo in _view(record).repos}
     for repo in message.repos:
         repo.guid = repo.guid or guids.get(repo.id, "")
@@ -220,24 +224,30 @@ def read(
                 f"repo {repo.id!r} has no guid, by which the other side knows it: add it (`backrest repo show` and "
                 "`restic cat config`, as id, tell it)"
             )
-    names = items(message)
-    if not names:
+    named = Counter(
+        (
+            *(("plan", plan.id) for plan in message.plans),
+            *(("plan", plan_id) for plan_id in message.plans_to_delete),
+            *(("repo", repo.id) for repo in message.repos),
+            *(("repo", repo_id) for repo_id in message.repos_to_delete),
+        )
+    )
+    if not named:
         raise UserError("there is nothing to push: give --repo, --plan, --delete-repo or --delete-plan")
-    plain = [name.removeprefix("delete ") for name in names]
-    twice = next((name for name in plain if plain.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice} is given twice")
+    (kind, ident), times = named.most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{kind} {ident} is given twice")
     return message
 
 
-def _parse(kind: type[M], given: dict[str, Any], where: str) -> M:
+def _parse(message: type[M], given: dict[str, Any], kind: str, number: int) -> M:
     ident = given.get("id")
     if not isinstance(ident, str) or not ident:
-        raise UserError(f"{where} has no id")
+        raise UserError(f"{kind} {number} has no id")
     try:
-        return codec.from_dict(kind, given, ignore_unknown=False)
+        return codec.from_dict(message, given, ignore_unknown=False)
     except ValueError as error:
-        raise UserError(f"{where.partition(' ')[0]} {ident!r}: {error}") from None
+        raise UserError(f"{kind} {ident!r}: {error}") from None
 
 
 def enqueue(context: Context, peer: Peer, message: SetConfig) -> Push:
@@ -266,7 +276,7 @@ async def answered(context: Context, queued: Push, wait_s: float) -> Answer | No
         while True:
             found = context.pushes.find(queued.id)
             if isinstance(found, Answer):
-                await trio.to_thread.run_sync(_seen, context, found)
+                await trio.to_thread.run_sync(context.pushes.see, found.id)
                 return found
             if found is None:
                 return None
@@ -274,23 +284,10 @@ async def answered(context: Context, queued: Push, wait_s: float) -> Answer | No
     return None
 
 
-def _seen(context: Context, answer: Answer) -> None:
-    context.pushes.see(answer.id)
-    _forget_notice(context, answer)
-
-
 def _take_back(context: Context, queued: Push) -> None:
     found = context.pushes.find(queued.id)
     if found is not None:
         drop(context, queued.id)
-
-
-def _forget_notice(context: Context, answer: Answer) -> None:
-    record = context.peers.get(answer.keyid)
-    notice = answer.notice()
-    if record is not None and notice in record.warnings:
-        kept = tuple(warning for warning in record.warnings if warning != notice)
-        context.peers.update(answer.keyid, warnings=kept)
 
 
 def _connected(record: PeerRecord | None) -> bool:

@@ -21,6 +21,7 @@ from backrest.admin.registry import Emit
 from backrest.admin.repos import find, refuse_readonly
 from backrest.errors import ResticError, UserError
 from backrest.permissions import RECEIVE_SHARED_REPOS, Grants
+from backrest.refusals import IN_PART, SEEN, Refusal
 from backrest.store.mask import mask_uri, masked_repo
 from backrest.wire import codec
 
@@ -161,9 +162,15 @@ def _told(repo: Repo, peer: Peer, receives: bool, record: PeerRecord | None) -> 
         )
     if record is None:
         return "gets it when it connects"
-    refusal = _refusal(repo, record)
-    if refusal:
-        return f"refused it: {refusal}"
+    if refused := _refusals(repo, record):
+        reasons, codes = "; ".join(one.reason() for one in refused), {one.code for one in refused}
+        return (
+            f"has it: {reasons}"
+            if codes <= IN_PART
+            else reasons
+            if codes <= SEEN
+            else f"refused it: {reasons}"
+        )
     if _lists(repo, record):
         return "has it"
     return (
@@ -176,9 +183,8 @@ def _lists(repo: Repo, record: PeerRecord) -> bool:
     return any(known.guid == repo.guid for known in record.known_repos)
 
 
-def _refusal(repo: Repo, record: PeerRecord) -> str:
-    start = f"repo {repo.id!r}: "
-    return next((text.removeprefix(start) for text in record.warnings if text.startswith(start)), "")
+def _refusals(repo: Repo, record: PeerRecord) -> list[Refusal]:
+    return [refused for refused in record.warnings if refused.is_about("repo", repo.id)]
 
 
 async def _until_taken(context: Context, repo: Repo) -> None:
@@ -198,7 +204,7 @@ async def _until_taken(context: Context, repo: Repo) -> None:
         return any(
             record.state == wire.sync.CONNECTION_STATE_CONNECTED
             and not _lists(repo, record)
-            and not _refusal(repo, record)
+            and not _refusals(repo, record)
             for record in records
         )
 

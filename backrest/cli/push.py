@@ -13,6 +13,9 @@ import click
 from backrest.cli import formats, output
 from backrest.cli.base import FAILED, Command, Group, confirm, json_option, shared
 from backrest.errors import UserError
+from backrest.refusals import Why
+
+_NOT_GRANTED = {Why.WRITE_NOT_GRANTED, Why.DELETE_NOT_GRANTED}
 
 STDIN_BYTES = 64 * 1024 * 1024
 
@@ -222,7 +225,7 @@ def _queued(result: dict[str, Any], name: str, number: int) -> str:
 
 
 def _advice(result: dict[str, Any], name: str) -> str:
-    if not any("READ_WRITE_CONFIG is not granted" in sentence for sentence in result["refused"]):
+    if _NOT_GRANTED.isdisjoint(one["code"] for one in result["refusals"]):
         return ""
     command = "host grant HUB" if result["peer"]["role"] == "client" else "client permissions CLIENT"
     return (

@@ -25,6 +25,17 @@ RemoteConfig = wire.sync.RemoteConfig
 
 MASK = "*" * 8
 
+
+class UnknownMaskError(UserError):
+    """A mask where nothing is stored that it could stand for. ``fields`` names the places: ("the password",)."""
+
+    def __init__(self, message: str, problems: Sequence[str], fields: Sequence[str]) -> None:
+        super().__init__(message, problems)
+        self.fields = tuple(fields)
+
+
+_Problems = list[tuple[str, str]]  # what has the mask: 'repo "nas"', "the password"
+
 # Of environment variables only these are shown: what any other name means cannot be known.
 _PLAIN_ENV = re.compile(
     r"(?:AWS_DEFAULT_REGION|AWS_REGION|B2_CONNECTIONS|GOGC|GOMAXPROCS|HOME|LANG|LC_\w+|OS_REGION_NAME|PATH|TMPDIR|TZ"
@@ -115,7 +126,7 @@ def unmask(new: Config, old: Config) -> Config:
     """
     out = Config()
     out.CopyFrom(new)
-    problems: list[str] = []
+    problems: _Problems = []
     repos = {repo.id: repo for repo in old.repos}
     plans = {plan.id: plan for plan in old.plans}
     for repo in out.repos:
@@ -124,7 +135,7 @@ def unmask(new: Config, old: Config) -> Config:
         _unmask_plan(plan, plans.get(plan.id) or Plan(), problems)
     hashes = {user.name: user.password_bcrypt for user in old.auth.users}
     for user in out.auth.users if out.HasField("auth") else ():
-        where = f'user "{user.name}": the password'
+        where = (f'user "{user.name}"', "the password")
         user.password_bcrypt = _back(user.password_bcrypt, hashes.get(user.name, ""), _mask, where, problems)
     if old.multihost.HasField("identity"):
         identity = out.multihost.identity
@@ -138,10 +149,10 @@ def unmask(new: Config, old: Config) -> Config:
 
 
 def unmask_repo(new: Repo, old: Repo | None) -> Repo:
-    """As ``unmask``, for one repo; ``old`` None: there is none here, and any mask is a UserError."""
+    """As ``unmask``, for one repo; ``old`` None: there is none here, and any mask is an UnknownMaskError."""
     out = Repo()
     out.CopyFrom(new)
-    problems: list[str] = []
+    problems: _Problems = []
     _unmask_repo(out, old or Repo(), problems)
     _refuse(problems)
     return out
@@ -150,7 +161,7 @@ def unmask_repo(new: Repo, old: Repo | None) -> Repo:
 def unmask_plan(new: Plan, old: Plan | None) -> Plan:
     out = Plan()
     out.CopyFrom(new)
-    problems: list[str] = []
+    problems: _Problems = []
     _unmask_plan(out, old or Plan(), problems)
     _refuse(problems)
     return out
@@ -254,15 +265,17 @@ def _mask_hook(hook: Hook) -> None:
         hook.action_gotify.base_url = mask_uri(hook.action_gotify.base_url)
 
 
-def _refuse(problems: list[str]) -> None:
+def _refuse(problems: _Problems) -> None:
     if problems:
-        raise UserError(
-            f"{'; '.join(problems)}: the mask stands for no stored secret here, so give the secret itself",
-            problems,
+        said = [": ".join(filter(None, problem)) for problem in problems]
+        raise UnknownMaskError(
+            f"{'; '.join(said)}: the mask stands for no stored secret here, so give the secret itself",
+            said,
+            [field for _, field in problems],
         )
 
 
-def _back(new: str, old: str, mask: Callable[[str], str], where: str, problems: list[str]) -> str:
+def _back(new: str, old: str, mask: Callable[[str], str], where: tuple[str, str], problems: _Problems) -> str:
     if MASK not in new or new == old:
         return new
     if old and mask(old) == new:
@@ -271,7 +284,9 @@ def _back(new: str, old: str, mask: Callable[[str], str], where: str, problems: 
     return new
 
 
-def _back_list(new: Any, old: Sequence[str], shown: Sequence[str], where: str, problems: list[str]) -> None:
+def _back_list(
+    new: Any, old: Sequence[str], shown: Sequence[str], where: tuple[str, str], problems: _Problems
+) -> None:
     """Put back the masks in a list of texts: each stored entry, ``shown`` as this, is used once, in order."""
     left = list(zip(shown, old, strict=True))
     for index, text in enumerate(new):
@@ -285,23 +300,23 @@ def _back_list(new: Any, old: Sequence[str], shown: Sequence[str], where: str, p
             new[index] = match[1]
 
 
-def _unmask_repo(new: Repo, old: Repo, problems: list[str]) -> None:
+def _unmask_repo(new: Repo, old: Repo, problems: _Problems) -> None:
     where = f'repo "{new.id}"'
-    new.password = _back(new.password, old.password, _mask, f"{where}: the password", problems)
-    new.uri = _back(new.uri, old.uri, mask_uri, f"{where}: the address", problems)
-    _back_list(new.env, old.env, [mask_env(e) for e in old.env], f"{where}: the environment", problems)
-    _back_list(new.flags, old.flags, mask_flags(old.flags), f"{where}: the flags", problems)
+    new.password = _back(new.password, old.password, _mask, (where, "the password"), problems)
+    new.uri = _back(new.uri, old.uri, mask_uri, (where, "the address"), problems)
+    _back_list(new.env, old.env, [mask_env(e) for e in old.env], (where, "the environment"), problems)
+    _back_list(new.flags, old.flags, mask_flags(old.flags), (where, "the flags"), problems)
     _unmask_hooks(new.hooks, old.hooks, where, problems)
 
 
-def _unmask_plan(new: Plan, old: Plan, problems: list[str]) -> None:
+def _unmask_plan(new: Plan, old: Plan, problems: _Problems) -> None:
     where = f'plan "{new.id}"'
     shown = mask_flags(old.backup_flags)
-    _back_list(new.backup_flags, old.backup_flags, shown, f"{where}: the flags", problems)
+    _back_list(new.backup_flags, old.backup_flags, shown, (where, "the flags"), problems)
     _unmask_hooks(new.hooks, old.hooks, where, problems)
 
 
-def _unmask_hooks(new: Any, old: Sequence[Hook], where: str, problems: list[str]) -> None:
+def _unmask_hooks(new: Any, old: Sequence[Hook], where: str, problems: _Problems) -> None:
     """A hook is found again by all that was shown of it, else (its conditions changed, say) by its place."""
     left: list[tuple[Hook, Hook]] = []
     for hook in old:
@@ -320,7 +335,7 @@ def _unmask_hooks(new: Any, old: Sequence[Hook], where: str, problems: list[str]
             continue
         there = old[index] if index < len(old) and old[index].WhichOneof("action") == kind else Hook()
         action, stored, name = getattr(hook, kind), getattr(there, kind), _HOOK_SECRETS[kind]
-        what = f"{where}: hook {index + 1}"
+        what = (where, f"hook {index + 1}")
         value = getattr(stored, name)
         if kind == "action_gotify":
             address = _back(hook.action_gotify.base_url, stored.base_url, mask_uri, what, problems)
@@ -330,11 +345,11 @@ def _unmask_hooks(new: Any, old: Sequence[Hook], where: str, problems: list[str]
         setattr(action, name, _back(getattr(action, name), value, _mask, what, problems))
 
 
-def _unmask_multihost(new: Multihost, old: Multihost, problems: list[str]) -> None:
+def _unmask_multihost(new: Multihost, old: Multihost, problems: _Problems) -> None:
     peers = {peer.keyid: peer for peer in (*old.known_hosts, *old.authorized_clients)}
     for peer in (*new.known_hosts, *new.authorized_clients):
         stored = peers.get(peer.keyid) or Multihost.Peer()
-        where = f'peer "{peer.instance_id}"'
+        where = (f'peer "{peer.instance_id}"', "")
         peer.initial_pairing_secret = _back(
             peer.initial_pairing_secret, stored.initial_pairing_secret, _mask, where, problems
         )
@@ -345,4 +360,5 @@ def _unmask_multihost(new: Multihost, old: Multihost, problems: list[str]) -> No
     for token in new.pairing_tokens:
         secrets = tokens.get((token.label, token.created_at_unix))
         stored_secret = secrets.pop(0) if secrets else ""
-        token.secret = _back(token.secret, stored_secret, _mask, f'pairing token "{token.label}"', problems)
+        where = (f'pairing token "{token.label}"', "")
+        token.secret = _back(token.secret, stored_secret, _mask, where, problems)

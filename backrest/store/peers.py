@@ -22,7 +22,9 @@ from typing import Any, Literal
 
 import orjson
 
+from backrest import refusals
 from backrest.errors import StorageError, TooLargeError
+from backrest.refusals import Refusal
 from backrest.store import syscalls
 from backrest.store.files import atomic_write, read_file, sweep_temps
 from backrest.store.mask import masked_remote_config
@@ -60,7 +62,7 @@ class PeerRecord:
     remote_config: sync.RemoteConfig | None = field(
         default=None, repr=False
     )  # in clear: see the module's text
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Refusal, ...] = ()  # what does not hold at present of what one side pushed to the other
     refused: int = 0  # operations of this peer that were not taken, since it connected
     config_ms: int = 0  # when ``remote_config`` came
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
@@ -150,8 +152,7 @@ class PeerStore:
         if "message" in changes:
             changes["message"] = one_line(changes["message"], MAX_MESSAGE)
         if "warnings" in changes:
-            texts = tuple(changes["warnings"])[:MAX_WARNINGS]
-            changes["warnings"] = tuple(one_line(text, MAX_MESSAGE) for text in texts)
+            changes["warnings"] = tuple(changes["warnings"])[:MAX_WARNINGS]
         with self._lock:
             before = self._records.get(keyid)
             record = replace(before or PeerRecord(keyid), **changes)
@@ -317,7 +318,7 @@ def _encode(record: PeerRecord) -> bytes:
     entry["role"] = record.role
     entry |= {"sinceMillis": str(record.since_ms), "nextTryMillis": str(record.next_try_ms)}
     if record.warnings:
-        entry["warnings"] = list(record.warnings)
+        entry["warnings"] = [warning.to_json() for warning in record.warnings]
     if record.refused:
         entry["refused"] = str(record.refused)
     if record.config_ms:
@@ -349,8 +350,8 @@ def _decode_one(entry: Any) -> PeerRecord:
     warnings = entry.get("warnings", [])
     if not proto.peer_keyid or role not in ("client", "host", ""):
         raise ValueError("a peer has no key id, or no role that is known")
-    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
-        raise ValueError("a peer's warnings are not texts")
+    if not isinstance(warnings, list):
+        raise ValueError("a peer's warnings are no list")
     offered = entry.get("offered")
     if offered is not None and not (isinstance(offered, list) and all(isinstance(g, str) for g in offered)):
         raise ValueError("what a peer offers is not a list of guids")
@@ -367,7 +368,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         known_repos=tuple(proto.known_repos),
         known_plans=tuple(proto.known_plans),
         remote_config=proto.remote_config if proto.HasField("remote_config") else None,
-        warnings=tuple(one_line(text, MAX_MESSAGE) for text in warnings[:MAX_WARNINGS]),
+        warnings=tuple(map(refusals.from_json, warnings[:MAX_WARNINGS])),
         refused=refused,
         archived_ms=archived_ms,
         config_ms=config_ms,

@@ -15,12 +15,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
 
+from backrest import refusals
 from backrest.errors import NotFoundError, UserError
+from backrest.refusals import Refusal
 from backrest.store import wholefile
 from backrest.store.files import atomic_write, private_dir
 from backrest.store.text import one_line
@@ -38,8 +40,8 @@ MOST_WAITING = 100  # for one peer: more is a script that runs in a circle
 # written anew at each change, and both together stay far below what is read back of one.
 MOST_BYTES = 16 * 1024 * 1024
 ANSWERED_KEPT = 10  # for each peer
-MOST_SENTENCES = 20
-SENTENCE_CHARS = 500
+MOST_REFUSED = 20  # as many as one answer holds (protocol/outcome.py)
+NOTICE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +72,16 @@ class Answer:
     answered_ms: int
     items: tuple[str, ...]
     result: Result
-    refused: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     seen: bool = False
 
     def notice(self) -> str | None:
         """The sentence for a status, when there is something to look at."""
         if self.result == "applied":
             return None
-        why = "; ".join(self.refused) or "nobody knows what became of it"
+        why = "; ".join(one.words() for one in self.refused) or "nobody knows what became of it"
         words = {"partly": "taken in part", "refused": "refused", "unknown": "not answered"}[self.result]
-        return one_line(f"push {self.id} was {words}: {why}", SENTENCE_CHARS)
+        return one_line(f"push {self.id} was {words}: {why}", NOTICE_CHARS)
 
 
 def items(message: SetConfig) -> tuple[str, ...]:
@@ -163,14 +165,13 @@ class PushQueue:
             self._write(replace(state, waiting=waiting))
         return True
 
-    def answer(self, push_id: int, result: Result, refused: Collection[str] = ()) -> Answer | None:
+    def answer(self, push_id: int, result: Result, refused: Collection[Refusal] = ()) -> Answer | None:
         """Record what became of it; None: it does not wait (any more). StorageError: it waits on."""
         with self._lock:
             state = self._state
             push = next((push for push in state.waiting if push.id == push_id), None)
             if push is None:
                 return None
-            sentences = tuple(one_line(text, SENTENCE_CHARS) for text in list(refused)[:MOST_SENTENCES])
             answer = Answer(
                 push.id,
                 push.keyid,
@@ -179,7 +180,7 @@ class PushQueue:
                 time.time_ns() // 1_000_000,
                 push.items[:MOST_WAITING],
                 result,
-                sentences,
+                tuple(refused)[:MOST_REFUSED],
             )
             waiting = tuple(other for other in state.waiting if other.id != push_id)
             old = [other.id for other in state.answered if other.keyid == push.keyid]
@@ -277,24 +278,29 @@ def _encode(state: _State) -> bytes:
             }
             for push in state.waiting
         ],
-        "answered": [answer_json(answer) for answer in state.answered],
+        "answered": [_answer_json(answer) for answer in state.answered],
     }
     return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """As in the file, and for people: there is nothing secret in it."""
-    fields = asdict(answer)
+    """For people, and (as ``refusals``) for their programs: there is nothing secret in it."""
+    whole = _answer_json(answer)
+    return {**whole, "refused": [one.words() for one in answer.refused], "refusals": whole["refused"]}
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    """As in the file."""
     return {
-        "id": fields["id"],
-        "keyId": fields["keyid"],
-        "instanceId": fields["instance_id"],
-        "createdMillis": fields["created_ms"],
-        "answeredMillis": fields["answered_ms"],
-        "items": list(fields["items"]),
-        "result": fields["result"],
-        "refused": list(fields["refused"]),
-        "seen": fields["seen"],
+        "id": answer.id,
+        "keyId": answer.keyid,
+        "instanceId": answer.instance_id,
+        "createdMillis": answer.created_ms,
+        "answeredMillis": answer.answered_ms,
+        "items": list(answer.items),
+        "result": answer.result,
+        "refused": [one.to_json() for one in answer.refused],
+        "seen": answer.seen,
     }
 
 
@@ -322,7 +328,7 @@ def _decode(data: bytes) -> _State:
                 _number(entry["answeredMillis"]),
                 tuple(map(_text, entry["items"])),
                 RESULTS[RESULTS.index(entry["result"])],
-                tuple(map(_text, entry["refused"])),
+                tuple(map(refusals.from_json, entry["refused"])),
                 entry["seen"] is True,
             )
             for entry in whole["answered"]

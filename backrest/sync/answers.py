@@ -1,12 +1,13 @@
 """What a peer pushes to us, in one session: when each push is taken, what is answered, and what is refused at present.
 
-A push is applied by apply.py. A peer that announced ``push-outcome/1`` gets an answer to each (protocol/outcome.py).
+A push is applied by apply.py. A peer that announced ``push-outcome`` gets an answer to each (protocol/outcome.py).
 What is refused stands as ``warnings`` in the peer's record here until it no longer holds.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain, islice
 
 import trio
 
@@ -14,9 +15,10 @@ from backrest import wire
 from backrest.permissions import Grants
 from backrest.protocol import outcome
 from backrest.protocol.outcome import Outcome
+from backrest.refusals import Kind, Refusal, cut_id
 from backrest.sync import apply, views
 from backrest.sync.link import Link, Signal
-from backrest.sync.pushing import MOST_REFUSALS, answers_pushes
+from backrest.sync.pushing import MOST_REFUSALS, answers_pushes, features
 from backrest.sync.watch import ConfigWatch
 
 PUSHES = 10  # set_configs taken in PUSHES_S; then a peer waits: each is a write to disk, and a new view for all others
@@ -70,9 +72,12 @@ class Answers:
             await self._link.room()
             view = views.remote_config(self._watch.current, self._grants)
             message = ReceiveConfig(config=view)
-            outcome.attach(message, self._due.popleft())
+            outcome.attach(message, self._due.popleft(), features(self._link))
             self._link.send_now("receive_config", message)
             self._sent.set()
+
+
+_About = tuple[Kind, str]  # an item, as refusals name it
 
 
 class Refusals:
@@ -80,21 +85,20 @@ class Refusals:
 
     def __init__(self, sender: str) -> None:
         self._sender = sender
-        self._by_item: dict[tuple[str, str], str] = {}
-        self._shared: set[tuple[str, str]] = set()
+        self._by_item: dict[_About, list[Refusal]] = {}
+        self._shared: set[_About] = set()
 
-    def after(self, message: apply.SetConfig, report: apply.Report) -> tuple[str, ...]:
-        """The sentences that hold after this push."""
+    def after(self, message: apply.SetConfig, report: apply.Report) -> tuple[Refusal, ...]:
+        """Those that hold after this push."""
         items = _items(message)
         if only_shares(message, self._sender):  # all of them: what it lacks is shared no more
             gone, self._shared = self._shared, items
             items = items | gone
         for item in (*items, ("", "")):
             self._by_item.pop(item, None)
-        for item, sentence in zip(report.about, report.refused, strict=True):
-            earlier = self._by_item.get(item)
-            self._by_item[item] = f"{earlier}; {sentence}" if earlier else sentence
-        return tuple(self._by_item.values())[:MOST_REFUSALS]
+        for refused in report.refused:
+            self._by_item.setdefault((refused.kind, refused.id), []).append(refused)
+        return tuple(islice(chain.from_iterable(self._by_item.values()), MOST_REFUSALS))
 
 
 def only_shares(message: apply.SetConfig, sender: str) -> bool:
@@ -104,10 +108,10 @@ def only_shares(message: apply.SetConfig, sender: str) -> bool:
     )
 
 
-def _items(message: apply.SetConfig) -> set[tuple[str, str]]:
+def _items(message: apply.SetConfig) -> set[_About]:
     return {
-        *(("plan", plan.id) for plan in message.plans),
-        *(("repo", repo.id) for repo in message.repos),
-        *(("plan", plan_id) for plan_id in message.plans_to_delete),
-        *(("repo", repo_id) for repo_id in message.repos_to_delete),
+        *(("plan", cut_id(plan.id)) for plan in message.plans),
+        *(("repo", cut_id(repo.id)) for repo in message.repos),
+        *(("plan", cut_id(plan_id)) for plan_id in message.plans_to_delete),
+        *(("repo", cut_id(repo_id)) for repo_id in message.repos_to_delete),
     }

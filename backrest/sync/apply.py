@@ -8,14 +8,14 @@ refusal at every reconnect, for ever.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from backrest import wire
-from backrest.errors import UserError
 from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, VIEW_RESOURCES, Grants
+from backrest.refusals import IN_PART, Kind, Refusal, Why, refusal
 from backrest.store.configfile import size
-from backrest.store.mask import unmask_plan, unmask_repo
+from backrest.store.mask import UnknownMaskError, unmask_plan, unmask_repo
 from backrest.store.validate import alike, pushed_id_problem
 
 Config = wire.config.Config
@@ -36,18 +36,16 @@ FLAG_CHARS = 4096  # what splits a flag into words takes quadratic time
 
 @dataclass(slots=True)
 class Report:
-    """What became of a push, one sentence for each item, in their order.
+    """What became of a push, item by item, in their order.
 
     ``refused`` is for the people here; ``told``, as long, is what the sender may hear of it: nothing that it could not
-    see anyway. ``about`` says which item each refusal is about: ("plan" or "repo", id), or ("", "") for all.
-    ``items`` names what was done, without content: ("plan photos", "added"). ``done`` counts the items that are here
-    now as pushed, changed or not, also those taken with something left out.
+    see anyway. ``applied`` is for a log. ``items`` names what was done, without content: ("plan photos", "added").
+    ``done`` counts the items that are here now as pushed, changed or not, also those taken with something left out.
     """
 
     applied: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
-    about: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    told: list[Refusal] = field(default_factory=list)
     items: list[tuple[str, str]] = field(default_factory=list)
     changed: bool = False
     done: int = 0
@@ -56,19 +54,28 @@ class Report:
         self.applied.append(f"{kind} {ident!r} {what}")
         self.items.append((f"{kind} {ident}", what))
 
-    def refuse(self, kind: str, ident: str, why: str, told: str = "", *, wholly: bool = True) -> None:
-        """``told``: for the sender, where ``why`` names what is here. Not ``wholly``: the rest of the item is done."""
-        self.done -= wholly
-        subject = f"{kind} {ident[:80]!r}: "
-        self.refused.append(subject + why)
-        self.told.append(subject + (told or why))
-        self.about.append((kind, ident))
+    def refuse(
+        self,
+        kind: Kind,
+        ident: str,
+        code: Why,
+        /,
+        *,
+        hidden: Collection[str] = (),
+        **fields: str | int | Iterable[str],
+    ) -> None:
+        """``hidden``: the fields that the sender may not see."""
+        self.done -= code not in IN_PART
+        refused = refusal(kind, ident, code, **fields)
+        self.refused.append(refused)
+        self.told.append(refused.without(hidden))
 
-    def refuse_all(self, why: str) -> None:
+    def refuse_all(self, code: Why, /, **fields: str | int) -> None:
         """Nothing was applied, whatever the items were."""
         self.applied.clear()
         self.items.clear()
-        self.refused, self.told, self.about = [why], [why], [("", "")]
+        self.refused = [refusal("", "", code, **fields)]
+        self.told = list(self.refused)
         self.changed, self.done = False, 0
 
 
@@ -81,8 +88,8 @@ class _Room:
         self._used: int | None = None
         self._measured = 0  # the work that this push has made: a small message can be a large text
 
-    def names(self, kind: str, ident: str) -> str:
-        """What keeps ``ident`` from being the id of a new item here, as the end of a sentence. None: it is taken now.
+    def names(self, kind: str, ident: str) -> tuple[Why, dict[str, str]] | None:
+        """Why ``ident`` cannot be the id of a new item here, and the fields of that; None: it is taken now.
 
         The store would refuse the same, and with it all of the push.
         """
@@ -90,11 +97,11 @@ class _Room:
             plans, repos = self._config.plans, self._config.repos
             self._ids = {"plan": {alike(p.id) for p in plans}, "repo": {alike(r.id) for r in repos}}
         if problem := pushed_id_problem(ident):
-            return f"its id {problem}"
+            return Why.BAD_ID, {"text": problem}
         if (key := alike(ident)) in self._ids[kind]:
-            return f"its id looks like that of another {kind} here"
+            return Why.ALIKE_ID, {}
         self._ids[kind].add(key)
-        return ""
+        return None
 
     def takes(self, new: Plan | Repo, here: Plan | Repo | None) -> bool:
         """Is there room for it in the place of ``here``? Then it is taken up. What makes nothing larger fits also where
@@ -112,9 +119,6 @@ class _Room:
         return True
 
 
-_TOO_MUCH = f"the configuration here would be larger than {TOTAL_BYTES >> 20} MiB"
-
-
 def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: SetConfig) -> Report:
     """Apply what ``peer``'s permissions (our entry for it) allow to ``config``, in place.
 
@@ -123,7 +127,7 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
     report = Report()
     items = len(message.plans) + len(message.repos)
     if items + len(message.plans_to_delete) + len(message.repos_to_delete) > MOST_ITEMS:
-        report.refuse_all(f"nothing was applied: more than {MOST_ITEMS} items in one push")
+        report.refuse_all(Why.TOO_MANY_ITEMS, limit=MOST_ITEMS)
         return report
     before = config.SerializeToString(deterministic=True)
     report.done = items + len(message.plans_to_delete) + len(message.repos_to_delete)
@@ -148,26 +152,26 @@ def apply_set_config(config: Config, peer: wire.config.Multihost.Peer, message: 
 
 def _set_plan(config: Config, room: _Room, grants: Grants, plan: Plan, report: Report) -> None:
     if plan.ByteSize() > ITEM_BYTES:
-        report.refuse("plan", plan.id, f"larger than {ITEM_BYTES >> 10} KiB")
+        report.refuse("plan", plan.id, Why.TOO_LARGE, limit=ITEM_BYTES >> 10)
         return
     here = next((p for p in config.plans if p.id == plan.id), None)
     allowed = grants.plan(plan.id, plan.repo, READ_WRITE_CONFIG)
     if here is not None:  # else a plan limited to one repo could be moved in from another
         allowed = allowed and grants.plan(here.id, here.repo, READ_WRITE_CONFIG)
     if not allowed:
-        report.refuse("plan", plan.id, "READ_WRITE_CONFIG is not granted for it")
+        report.refuse("plan", plan.id, Why.WRITE_NOT_GRANTED)
         return
     try:
         new = unmask_plan(plan, here)
-    except UserError as error:  # a mask where nothing is known that it could stand for
-        report.refuse("plan", plan.id, str(error))
+    except UnknownMaskError as error:
+        report.refuse("plan", plan.id, Why.MASKED, names=error.fields)
         return
     if here is None and len(config.plans) >= MOST_ITEMS:
-        report.refuse("plan", plan.id, f"there are {MOST_ITEMS} plans here already")
+        report.refuse("plan", plan.id, Why.FULL, limit=MOST_ITEMS)
     elif here is None and (problem := room.names("plan", plan.id)):
-        report.refuse("plan", plan.id, problem)
+        report.refuse("plan", plan.id, problem[0], **problem[1])
     elif here != new and not room.takes(new, here):
-        report.refuse("plan", plan.id, _TOO_MUCH)
+        report.refuse("plan", plan.id, Why.NO_ROOM, limit=TOTAL_BYTES >> 20)
     elif here is None:
         config.plans.append(new)
         report.did("plan", plan.id, "added")
@@ -178,10 +182,10 @@ def _set_plan(config: Config, room: _Room, grants: Grants, plan: Plan, report: R
 
 def _set_repo(config: Config, room: _Room, sender: str, grants: Grants, repo: Repo, report: Report) -> None:
     if repo.ByteSize() > ITEM_BYTES:
-        report.refuse("repo", repo.id, f"larger than {ITEM_BYTES >> 10} KiB")
+        report.refuse("repo", repo.id, Why.TOO_LARGE, limit=ITEM_BYTES >> 10)
         return
     if not repo.guid:
-        report.refuse("repo", repo.id, "it has no guid")
+        report.refuse("repo", repo.id, Why.NO_GUID)
         return
     here = next((r for r in config.repos if r.guid == repo.guid), None)
     may_write = grants.repo(repo.id, READ_WRITE_CONFIG) and (
@@ -191,42 +195,32 @@ def _set_repo(config: Config, room: _Room, sender: str, grants: Grants, repo: Re
     if here is not None and not here.origin_instance_id:  # a local repo of the same guid
         if not may_write:
             seen = grants.repo(here.id, *VIEW_RESOURCES)
-            report.refuse(
-                "repo",
-                repo.id,
-                f"a local repo ({here.id!r}) has the same guid; it is used instead, unless it is removed",
-                "" if seen else "a local repo has the same guid",
-            )
+            hidden = () if seen else ("other",)
+            report.refuse("repo", repo.id, Why.SAME_GUID, other=here.id, hidden=hidden)
         else:
             _write_repo(config, room, here, repo, "", grants, report)
         return
     if here is not None and here.origin_instance_id != sender:
-        by = f"it is already shared by {here.origin_instance_id!r}"
-        report.refuse("repo", repo.id, by, "it is already shared by another hub")
+        report.refuse("repo", repo.id, Why.SHARED_BY_OTHER, hub=here.origin_instance_id, hidden=("hub",))
         return
     if grants.has(RECEIVE_SHARED_REPOS) and (claims_origin or here is not None or not may_write):
         new = Repo()
         new.CopyFrom(repo)
         if not may_write and _address_runs_program(new.uri):
-            report.refuse(
-                "repo", repo.id, "its address would run a program here, or show it this machine's environment"
-            )
+            report.refuse("repo", repo.id, Why.RUNS_PROGRAM)
             return
         dropped = [] if may_write else strip_programs(new)
         if dropped:
-            without = f"taken without {', '.join(dropped)}, which would run programs here"
-            report.refuse("repo", repo.id, without, wholly=False)
+            report.refuse("repo", repo.id, Why.LEFT_OUT, names=dropped)
         _write_repo(config, room, here, new, sender, grants, report)
     elif may_write:
         _write_repo(
             config, room, here, repo, sender if here is not None or claims_origin else "", grants, report
         )
     elif sender:
-        report.refuse(
-            "repo", repo.id, f"RECEIVE_SHARED_REPOS is not granted to {sender!r} ('backrest host grant')"
-        )
+        report.refuse("repo", repo.id, Why.SHARE_NOT_GRANTED, hub=sender)
     else:
-        report.refuse("repo", repo.id, "READ_WRITE_CONFIG is not granted for it")
+        report.refuse("repo", repo.id, Why.WRITE_NOT_GRANTED)
 
 
 def _write_repo(
@@ -237,27 +231,23 @@ def _write_repo(
         place = _place(repo.uri)
         other = next((r for r in config.repos if r is not here and _place(r.uri) == place), None)
     if other is not None:
-        what = "id" if other.id == repo.id else "address"
-        seen = other.id == repo.id or grants.repo(other.id, *VIEW_RESOURCES)
-        report.refuse(
-            "repo",
-            repo.id,
-            f"the repo {other.id!r} here has the same {what}; one of the two has to be removed or changed",
-            "" if seen else f"a repo here has the same {what}",
-        )
+        same_id = other.id == repo.id
+        seen = same_id or grants.repo(other.id, *VIEW_RESOURCES)
+        why = Why.SAME_ID if same_id else Why.SAME_ADDRESS
+        report.refuse("repo", repo.id, why, other=other.id, hidden=() if seen else ("other",))
         return
     try:
         new = unmask_repo(repo, here)
-    except UserError as error:
-        report.refuse("repo", repo.id, str(error))
+    except UnknownMaskError as error:
+        report.refuse("repo", repo.id, Why.MASKED, names=error.fields)
         return
     new.origin_instance_id = origin
     if here is None and len(config.repos) >= MOST_ITEMS:
-        report.refuse("repo", repo.id, f"there are {MOST_ITEMS} repos here already")
+        report.refuse("repo", repo.id, Why.FULL, limit=MOST_ITEMS)
     elif (here is None or here.id != new.id) and (problem := room.names("repo", new.id)):
-        report.refuse("repo", repo.id, problem)
+        report.refuse("repo", repo.id, problem[0], **problem[1])
     elif here != new and not room.takes(new, here):
-        report.refuse("repo", repo.id, _TOO_MUCH)
+        report.refuse("repo", repo.id, Why.NO_ROOM, limit=TOTAL_BYTES >> 20)
     elif here is None:
         config.repos.append(new)
         report.did("repo", repo.id, "added")
@@ -279,7 +269,7 @@ def _delete_plan(config: Config, grants: Grants, plan_id: str, report: Report) -
     here = next((p for p in config.plans if p.id == plan_id), None)
     # Asked first, also about what is not there: else the answer would tell a peer what it may not see.
     if not grants.plan(plan_id, here.repo if here is not None else "", READ_WRITE_CONFIG):
-        report.refuse("plan", plan_id, "READ_WRITE_CONFIG is not granted to delete it")
+        report.refuse("plan", plan_id, Why.DELETE_NOT_GRANTED)
         return
     if here is None:
         return  # deleting what is not there may be repeated safely
@@ -290,15 +280,15 @@ def _delete_plan(config: Config, grants: Grants, plan_id: str, report: Report) -
 def _delete_repo(config: Config, grants: Grants, repo_id: str, report: Report) -> None:
     here = next((r for r in config.repos if r.id == repo_id), None)
     if not grants.repo(repo_id, READ_WRITE_CONFIG):
-        report.refuse("repo", repo_id, "READ_WRITE_CONFIG is not granted to delete it")
+        report.refuse("repo", repo_id, Why.DELETE_NOT_GRANTED)
         return
     if here is None:
         return
     users = [plan for plan in config.plans if plan.repo == repo_id]
     if users:
-        names = ", ".join(repr(plan.id) for plan in users)
         seen = all(grants.plan(plan.id, plan.repo, *VIEW_RESOURCES) for plan in users)
-        report.refuse("repo", repo_id, f"still used by plan {names}", "" if seen else "still used by a plan")
+        plans = [plan.id for plan in users]
+        report.refuse("repo", repo_id, Why.IN_USE, plans=plans, hidden=() if seen else ("plans",))
         return
     config.repos.remove(here)
     report.did("repo", repo_id, "deleted")

@@ -20,6 +20,7 @@ from backrest import wire
 from backrest.errors import Code, Fault, PeerError, UserError
 from backrest.permissions import READ_OPERATIONS, READ_WRITE_CONFIG, Grants
 from backrest.protocol import events, reconcile, weight
+from backrest.refusals import Why
 from backrest.store.mask import masked_remote_config
 from backrest.store.oplog import Meta
 from backrest.store.text import one_line
@@ -399,7 +400,7 @@ async def change_config(
         nonlocal report
         if not _stands(config, entry):  # removed, or its permissions changed, since the push came
             report = apply.Report()
-            report.refuse_all("nothing was applied: its permissions were changed meanwhile")
+            report.refuse_all(Why.PERMISSIONS_CHANGED)
             return False
         report = apply.apply_set_config(config, entry, message)
         return report.changed
@@ -407,8 +408,9 @@ async def change_config(
     try:
         await trio.to_thread.run_sync(write, change)
     except UserError as error:
-        report.refuse_all(f"nothing was applied: {'; '.join(error.problems) or error}")
-    for level, sentences in ((logging.INFO, report.applied), (logging.WARNING, report.refused)):
+        report.refuse_all(Why.INVALID, text="; ".join(error.problems) or str(error))
+    refused = [one.words() for one in report.refused]
+    for level, sentences in ((logging.INFO, report.applied), (logging.WARNING, refused)):
         for sentence in sentences[:REPORTED]:
             log.log(level, "configuration from %s: %s", entry.instance_id, one_line(sentence, REPORTED_CHARS))
         if len(sentences) > REPORTED:
@@ -421,6 +423,6 @@ async def change_config(
             keyid=entry.keyid,
             instance=entry.instance_id,
             items=[f"{item} {what}" for item, what in report.items[:AUDITED]],
-            refused=[one_line(sentence, REPORTED_CHARS) for sentence in report.refused[:AUDITED_REFUSALS]],
+            refused=[one_line(sentence, REPORTED_CHARS) for sentence in refused[:AUDITED_REFUSALS]],
         )
     return report

@@ -1,7 +1,7 @@
 """What we push to a peer in one session, and what it says of it: shared repos, and what the queue holds for it.
 
 The queue (store/pushqueue.py) is a level: the session looks at it whenever it changed, sends one push at a time once
-the peer has shown its configuration, and records the outcome. A peer that announced ``push-outcome/1`` says the outcome
+the peer has shown its configuration, and records the outcome. A peer that announced ``push-outcome`` says the outcome
 itself (protocol/outcome.py). Of another we learn only what it shows: a hub sees it in the client's next view, in this
 session or in the next, because the reference reconnects after a change, and also over what it refuses. So nothing is
 sent to such a client more than twice. A hub that does not answer takes no pushes at all, and gets none.
@@ -20,20 +20,19 @@ import trio
 from backrest import wire
 from backrest.errors import BackrestError, StorageError
 from backrest.protocol import outcome
+from backrest.refusals import Refusal, Why, cut_id, refusal
 from backrest.store.audit import AuditLog
 from backrest.store.mask import masked_plan, masked_repo
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import Push, PushQueue, Result
-from backrest.store.text import one_line
 from backrest.sync import apply
 from backrest.sync.link import Link, Signal
 
 log = logging.getLogger("backrest.sync")
 
-FEATURES = (outcome.FEATURE,)
+FEATURES = outcome.FEATURES
 
 MOST_REFUSALS = 100  # items whose refusal is shown
-SHOWN_CHARS = 500
 ANSWER_S = 30.0  # by then a peer that does not answer has shown what it took
 UNANSWERED = 100  # set_configs of which we know what they were
 MOST_SENT = 5  # sessions that ended over a push before its answer: nobody is made to reconnect for ever
@@ -47,8 +46,6 @@ Repo = wire.config.Repo
 Record = Callable[..., Awaitable[None]]
 
 _SHARED, _WITHDRAWN = 0, -1  # set_configs that are none of the queue, whose numbers begin at 1
-
-NO_CLIENT_PUSHES = "this hub takes no changes from its clients (it runs another program, or an older version)"
 
 
 class Recorder:
@@ -79,7 +76,12 @@ class Recorder:
 
 def answers_pushes(link: Link) -> bool:
     """Did the peer announce that it says what became of a push?"""
-    return link.session.peer is not None and outcome.FEATURE in link.session.peer.features
+    return outcome.spoken(features(link))
+
+
+def features(link: Link) -> tuple[str, ...]:
+    """What the peer announced."""
+    return () if link.session.peer is None else link.session.peer.features
 
 
 class Pushing:
@@ -109,10 +111,8 @@ class Pushing:
         ] = {}  # by its number: the push of the queue that it was, _SHARED or _WITHDRAWN
         self._shared: dict[str, str] = {}  # guid -> id, of the last that was sent
         self._listed: set[str] = set()
-        self._kept: tuple[str, ...] = ()  # why repos that are shared no more stay there
-        self._others: tuple[str, ...] | None = (
-            None  # warnings besides ours of the queue; None: as they were before
-        )
+        self._kept: tuple[Refusal, ...] = ()  # why repos that are shared no more stay there
+        self._others: tuple[Refusal, ...] | None = None  # the other warnings; None: as they were before
         self._view: RemoteConfig | None = None
         self._outcomes: dict[int, outcome.Outcome] = {}  # of the push that is under way
         self._news = Signal()
@@ -148,28 +148,23 @@ class Pushing:
             await trio.sleep(ANSWER_S)
         finally:
             if missing := self._missing():
-                self.warn(
-                    f"repo {one_line(repo_id, 100)!r} is shared with it and not among the repos that it shows: it "
-                    "refused it, or does not grant read-operations for it"
-                    for repo_id in missing
-                )
+                self.warn(refusal("repo", repo_id, Why.NOT_LISTED) for repo_id in missing)
 
     def _missing(self) -> list[str]:
         return [repo_id for guid, repo_id in self._shared.items() if guid not in self._listed]
 
-    def warn(self, others: Iterable[str] | None = None) -> None:
+    def warn(self, others: Iterable[Refusal] | None = None) -> None:
         """Show what does not hold: ``others`` (at a hub the shares that were refused, at a client what it refuses of
-        the hub; None: as before), and what became of the last push from the queue."""
+        the hub; None: as before), and what stays there that is shared no more."""
         if others is not None:
-            self._others = tuple(one_line(sentence, SHOWN_CHARS) for sentence in others)
+            self._others = tuple(others)
         record = self._peers.get(self._keyid)
         if record is None:
             return
         if self._others is None:  # as the last session left it
-            past = set() if self._queue is None else {a.notice() for a in self._queue.answered(self._keyid)}
-            self._others = tuple(warning for warning in record.warnings if warning not in past)
-        notices = () if self._queue is None else self._queue.notices(self._keyid)
-        warnings = (*self._others, *self._kept, *notices)[:MOST_REFUSALS]
+            about = {(kept.kind, kept.id) for kept in self._kept}
+            self._others = tuple(one for one in record.warnings if (one.kind, one.id) not in about)
+        warnings = (*self._others, *self._kept)[:MOST_REFUSALS]
         if warnings != record.warnings:
             self._peers.update(self._keyid, warnings=warnings)
 
@@ -181,10 +176,12 @@ class Pushing:
             self._view = view
         elif self._view is None:
             self._view = RemoteConfig()  # too large to be kept; the session goes on
-        there = tuple(f"repo {repo.id[:80]!r}: " for repo in self._view.repos)
-        if any(not sentence.startswith(there) for sentence in self._kept):  # gone by other hands
-            self._kept = tuple(sentence for sentence in self._kept if sentence.startswith(there))
-            self.warn()
+        if self._kept:
+            there = {cut_id(repo.id) for repo in self._view.repos}
+            still = tuple(kept for kept in self._kept if kept.kind == "repo" and kept.id in there)
+            if still != self._kept:  # gone by other hands
+                self._kept = still
+                self.warn()
         answer = outcome.found(message) if answers_pushes(self._link) else None
         if answer is not None and answer.taken in self._sent:  # else it is about nothing that we sent
             what = self._sent[answer.taken]
@@ -193,7 +190,7 @@ class Pushing:
             if what == _SHARED:
                 self.warn(answer.refused)
             elif what == _WITHDRAWN:
-                self._kept = tuple(one_line(sentence, SHOWN_CHARS) for sentence in answer.refused)
+                self._kept = answer.refused
                 self.warn()
             else:
                 self._outcomes = {what: answer}
@@ -228,15 +225,13 @@ class Pushing:
     async def _deliver(self, queue: PushQueue, push: Push) -> None:
         answers = answers_pushes(self._link)
         if not answers and self._to_hub:
-            await self._settle(queue, push, "refused", [NO_CLIENT_PUSHES])
+            await self._settle(queue, push, "refused", [_of_all(Why.NO_CLIENT_PUSHES)])
         elif not answers and push.sent and shows(self._view, push.message):
             await self._settle(queue, push, "applied")
         elif not answers and push.sent >= MOST_SENT_SILENT:
-            why = "the session ended each time after it was sent, and the change does not show: it is refused there"
-            await self._settle(queue, push, "refused", [why])
+            await self._settle(queue, push, "refused", [_of_all(Why.PROBABLY_REFUSED)])
         elif push.sent >= MOST_SENT:
-            why = f"the session ended {push.sent} times before an answer came: it may have been applied"
-            await self._settle(queue, push, "unknown", [why])
+            await self._settle(queue, push, "unknown", [_of_all(Why.NO_ANSWER, count=push.sent)])
         else:
             await self._link.room()
             if not await trio.to_thread.run_sync(queue.sent, push.id):
@@ -263,11 +258,10 @@ class Pushing:
                 await self._news.wait()
             await self._settle(queue, push, "applied")
             return
-        why = f"the client does not show the change after {ANSWER_S:.0f} s: it skipped it, or does not let us see it"
-        await self._settle(queue, push, "unknown", [why])
+        await self._settle(queue, push, "unknown", [_of_all(Why.NOT_SHOWN, seconds=f"{ANSWER_S:.0f}")])
 
     async def _settle(
-        self, queue: PushQueue, push: Push, result: Result, refused: Sequence[str] = ()
+        self, queue: PushQueue, push: Push, result: Result, refused: Sequence[Refusal] = ()
     ) -> None:
         with trio.CancelScope(
             shield=True
@@ -275,9 +269,9 @@ class Pushing:
             answer = await trio.to_thread.run_sync(partial(queue.answer, push.id, result, refused))
             if answer is None:
                 return
-            self.warn()
             level = logging.INFO if result == "applied" else logging.WARNING
-            why = "; ".join(answer.refused)
+            said = [one.words() for one in answer.refused]
+            why = "; ".join(said)
             log.log(
                 level, "push %d to %s: %s%s", push.id, self._instance_id, result, f": {why}" if why else ""
             )
@@ -288,8 +282,12 @@ class Pushing:
                 instance=self._instance_id,
                 items=list(push.items[:MOST_REFUSALS]),
                 result=result,
-                refused=list(answer.refused),
+                refused=said,
             )
+
+
+def _of_all(code: Why, **fields: str | int) -> Refusal:
+    return refusal("", "", code, **fields)
 
 
 def shows(view: RemoteConfig | None, message: apply.SetConfig) -> bool:
