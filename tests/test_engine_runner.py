@@ -16,6 +16,7 @@ from engine_world import (
     World,
     calls,
     fake_backup,
+    fake_restic,
     guid_of,
     make_repo,
     make_source,
@@ -25,9 +26,11 @@ from engine_world import (
     world,
 )
 
+from backrest.crypto.identity import Identity
 from backrest.engine import IndexResult, Reason, ResticFailure, tasklog
 from backrest.engine.recover import INTERRUPTED
-from backrest.errors import NotFoundError, StorageError, UserError
+from backrest.errors import NotFoundError, ResticError, StorageError, UserError
+from backrest.permissions import parse_grant
 from backrest.store.oplog import Change
 from backrest.wire import config, operations
 
@@ -52,7 +55,8 @@ def plan(plan_id: str = "photos", path: object = "/", **fields: object) -> confi
 
 def faked(directory: Path, fake: str, *more: config.Plan, **repo: object) -> World:
     made = World(directory / "world", command=fake)
-    made.configure(make_repo("/r", **{"guid": GUID} | repo), plan(path=directory), *more)
+    fields: dict[str, object] = {"uri": "/r", "guid": GUID} | repo
+    made.configure(make_repo(**fields), plan(path=directory), *more)
     return made
 
 
@@ -482,3 +486,113 @@ def test_old_task_logs_are_deleted_and_nothing_else(tmp_path: Path) -> None:
     assert tasklog.expire(tmp_path) == 2
     assert sorted(os.listdir(tmp_path)) == ["logs.sqlite", "t-new.log"]
     assert tasklog.expire(tmp_path / "none") == 0
+
+
+# Repositories of another instance
+
+
+WATCHING = """
+with open(__file__ + ".saw", "a") as saw: print(json.dumps(dict(os.environ)), file=saw)
+done()
+"""
+
+
+def seen_by(fake: str) -> dict[str, str]:
+    """The environment of the first backup."""
+    found: dict[str, str] = json.loads(Path(fake + ".saw").read_text().splitlines()[0])
+    return found
+
+
+async def test_a_shared_repo_of_an_older_configuration_is_used_without_what_may_do_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RESTIC_REST_PASSWORD", "my own")
+    fake = fake_backup(tmp_path, WATCHING)
+    made = faked(
+        tmp_path,
+        fake,
+        uri="rest:https://hub/x",
+        origin_instance_id="hub",
+        flags=["--files-from=/etc/shadow", "--no-cache"],
+        env=["LD_PRELOAD=/x", "RESTIC_COMPRESSION=max"],
+    )
+    await made.engine.backup("photos")
+    ended = await made.engine.backup("photos")
+    assert ended.status == operations.STATUS_SUCCESS, ended.display_message
+    assert not any("shadow" in word for call in calls(fake) for word in call)
+    assert all("--no-cache" in call for call in calls(fake))
+    saw = seen_by(fake)
+    assert saw["RESTIC_COMPRESSION"] == "max"
+    assert "LD_PRELOAD" not in saw
+    assert "RESTIC_REST_PASSWORD" not in saw
+    sentence = "repo nas, which hub shares, is used without environment LD_PRELOAD, flag --files-from"
+    assert sentence in made.task_log(ended)
+    assert [sentence in record.message for record in caplog.records].count(True) == 1, "once, not each time"
+
+
+async def test_a_hub_that_may_write_the_repo_is_trusted_as_long_as_it_may(tmp_path: Path) -> None:
+    fake = fake_backup(tmp_path)
+    made = faked(tmp_path, fake, origin_instance_id="hub", flags=["--tls-client-cert=/x"])
+
+    def grant(*names: str) -> None:
+        def change(current: config.Config) -> None:
+            del current.multihost.known_hosts[:]
+            identity = Identity.from_seed(b"h" * 32)
+            current.multihost.known_hosts.add(
+                instance_id="hub",
+                keyid=identity.keyid,
+                instance_url="http://hub",
+                permissions=[parse_grant(name) for name in names],
+            )
+
+        made.config.transform(change)
+
+    for names, given in ((["read-write-config"], True), (["receive-shared-repos"], False)):
+        grant(*names)
+        await made.engine.backup("photos")
+        assert ("--tls-client-cert=/x" in calls(fake)[-1]) is given
+
+
+async def test_a_shared_repo_whose_address_may_do_harm_is_not_used(tmp_path: Path) -> None:
+    fake = fake_backup(tmp_path)
+    made = faked(tmp_path, fake, uri="rclone::sftp,ssh=evil:/x", origin_instance_id="hub")
+    ended = await made.engine.backup("photos")
+    assert ended.status == operations.STATUS_ERROR
+    assert "which hub shares, is not used: its address would run a program here" in ended.display_message
+    with pytest.raises(UserError, match="is not used"):
+        await made.engine.index("nas")
+    assert calls(fake) == []
+
+
+async def test_a_shared_repo_is_never_made_here(tmp_path: Path) -> None:
+    body = "sys.exit(10) if args[0] == 'cat' else open(__file__ + '.made', 'w')"
+    made = World(tmp_path / "world", command=fake_restic(tmp_path, body))
+    made.configure(make_repo("/r", origin_instance_id="hub", auto_initialize=True), plan(path=tmp_path))
+    with pytest.raises(ResticError):
+        await made.engine.backup("photos")
+    assert not (tmp_path / "fake-restic.made").exists()
+
+
+# Flags of our own that begin with no "-"
+
+
+@pytest.mark.parametrize("where", ["flags", "backupFlags"])
+async def test_a_flag_without_a_dash_in_an_old_configuration_opens_and_is_refused_at_its_use(
+    tmp_path: Path, where: str
+) -> None:
+    fake = fake_backup(tmp_path)
+    made = faked(tmp_path, fake)
+    file = made.paths.config_file
+    whole = json.loads(file.read_text())
+    whole["repos" if where == "flags" else "plans"][0]["flags" if where == "flags" else "backup_flags"] = [
+        "/etc/shadow"
+    ]
+    file.write_text(json.dumps(whole))
+    made.oplog.close()
+    again = World(tmp_path / "world", command=fake)
+    again.config.transform(lambda current: current.plans.append(plan("other")))  # other changes go on
+    ended = await again.engine.backup("photos")
+    assert ended.status == operations.STATUS_ERROR
+    assert 'flag 1 does not begin with "-"' in ended.display_message
+    assert not any("/etc/shadow" in call for call in calls(fake))
+    again.oplog.close()

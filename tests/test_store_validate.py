@@ -404,3 +404,28 @@ def test_a_new_name_that_looks_like_one_that_is_here_is_refused(
 def test_names_that_only_resemble_each_other_are_two() -> None:
     assert alike("\uff28UB") == alike("hub"), "full width, of a configuration that is in use"
     assert len({alike(name) for name in ("web-1", "web_1", "web1", "web.1", "web 1")}) == 5
+
+
+# --- flags
+
+
+@pytest.mark.parametrize("flag", ["/etc/shadow", "x", "", "${FLAGS}", " x"])
+def test_a_new_flag_begins_with_a_dash_and_an_old_one_is_warned_about(flag: str) -> None:
+    config = good()
+    config.repos[0].flags.extend(["--no-cache", flag])
+    config.plans[0].backup_flags.append(flag)
+    found = check(config, good())
+    assert [problem.partition(" does not")[0] for problem in found.problems] == [
+        'repo "local": flag 2',
+        'plan "plan": flag 1',
+    ]
+    assert flag not in ("/etc/shadow",) or not any(flag in problem for problem in found.problems)
+    again = check(config, config)
+    assert not again.problems
+    assert sum('does not begin with "-"' in warning for warning in again.warnings) == 2
+
+
+def test_flags_that_begin_with_a_dash_are_taken_with_blanks_before_them() -> None:
+    config = good()
+    config.repos[0].flags.extend(["-o sftp.args=x", " --no-cache"])
+    assert not problems(config, good())

@@ -15,6 +15,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
+from backrest import harmless
 from backrest.errors import ResticError, UserError
 from backrest.wire import config
 
@@ -47,6 +48,19 @@ def split(flags: str, where: str) -> list[str]:
         raise UserError(f"{where}: {str(error).lower()}") from None
 
 
+def _flag(flag: str, where: str) -> list[str]:
+    """One entry of a list of flags as arguments. UserError for one that restic would take for a path or an id: a
+    configuration from before that rule, or the Go program's, may hold one.
+    """
+    words = split(no_nul(flag, where), where)
+    if words and not words[0].startswith("-"):
+        raise UserError(
+            f'{where} does not begin with "-", and restic would take it for a path: '
+            f"write a flag and its value as one, --name=value"
+        )
+    return words
+
+
 def no_nul(value: str, where: str) -> str:
     """The value itself; UserError if it holds a NUL, which no argument or variable can."""
     if "\0" in value:
@@ -66,9 +80,8 @@ def prefix(repo: config.Repo, which: Callable[[str], str | None]) -> list[str]:
 def repo_flags(repo: config.Repo, environ: Mapping[str, str]) -> list[str]:
     """The repo's own flags, plus one that keeps ssh from asking a person who is not there."""
     flags: list[str] = []
-    for entry in repo.flags:
-        where = f"repo {repo.id}: a flag"
-        flags += split(no_nul(expand(entry, environ), where), where)
+    for number, entry in enumerate(repo.flags, 1):
+        flags += _flag(expand(entry, environ), f"repo {repo.id}: flag {number}")
     if not any("sftp.args" in flag for flag in repo.flags):
         flags += ["-o", "sftp.args=-oBatchMode=yes"]
     return flags
@@ -92,6 +105,13 @@ def environment(repo: config.Repo, environ: Mapping[str, str]) -> dict[str, str]
         values[no_nul(name, where)] = no_nul(value, where)
     values["RESTIC_REPOSITORY"] = no_nul(expand(repo.uri, environ), f"repo {repo.id}: its uri")
     return values
+
+
+def without_own_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a repo of another instance: without what restic would send, as it is, to an address that this
+    instance chose.
+    """
+    return {name: value for name, value in environ.items() if not harmless.OWN_SECRETS.fullmatch(name)}
 
 
 def secrets_in(repo: config.Repo, environ: Mapping[str, str]) -> set[str]:
@@ -158,9 +178,8 @@ def backup_arguments(
 def split_backup_flags(plan: config.Plan) -> list[str]:
     """The plan's flags as separate arguments; they are not expanded from the environment (4.2)."""
     flags: list[str] = []
-    for entry in plan.backup_flags:
-        where = f"plan {plan.id}: a backup flag"
-        flags += split(no_nul(entry, where), where)
+    for number, entry in enumerate(plan.backup_flags, 1):
+        flags += _flag(entry, f"plan {plan.id}: backup flag {number}")
     return flags
 
 

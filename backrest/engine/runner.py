@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import trio
 
+from backrest import harmless
 from backrest.engine import command, tasklog
 from backrest.engine.backup import BackupTask, ending
 from backrest.engine.failures import Reason, ResticFailure
@@ -51,7 +52,9 @@ class Engine:
         restic_command: str | None = None,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
-        self.bench = Workbench(paths, oplog, restic_command=restic_command, now_ms=now_ms)
+        self.bench = Workbench(
+            paths, oplog, trusts=self._trusts, restic_command=restic_command, now_ms=now_ms
+        )
         self._paths = paths
         self._config = config
         self._oplog = oplog
@@ -203,9 +206,11 @@ class Engine:
         return await repository.guid()
 
     async def adopt(self, repo_id: str) -> config.Repo:
-        """Find out a configured repo's id (making the repository if auto_initialize says so) and keep it."""
+        """Find out a configured repo's id (making the repository if auto_initialize says so) and keep it. One that
+        another instance shares is made there, never here."""
         repo = self._repo(repo_id)
-        guid = await (self.init_repo(repo) if repo.auto_initialize else self.repo_guid(repo))
+        makes = repo.auto_initialize and not repo.origin_instance_id
+        guid = await (self.init_repo(repo) if makes else self.repo_guid(repo))
 
         def keep(current: config.Config) -> bool:
             for one in current.repos:
@@ -226,6 +231,9 @@ class Engine:
         if not instance:
             raise UserError("this instance has no id yet: run backrest init")
         return instance
+
+    def _trusts(self, repo: config.Repo) -> bool:
+        return harmless.trusts(self._config.current, repo.origin_instance_id, repo.id)
 
     def _plan(self, plan_id: str) -> config.Plan:
         plan = _by_id(self._config.current.plans, plan_id)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import trio
 
+from backrest import harmless
 from backrest.engine import command, restic
 from backrest.engine.record import Stop
 from backrest.engine.tasklog import TaskLog
-from backrest.errors import StorageError
+from backrest.errors import StorageError, UserError
 from backrest.store.oplog import OpLog
 from backrest.store.paths import Paths, private_dir
 from backrest.wire import config
@@ -26,8 +27,15 @@ class Workbench:
     """Shared by the tasks of one engine."""
 
     def __init__(
-        self, paths: Paths, oplog: OpLog, *, restic_command: str | None, now_ms: Callable[[], int]
+        self,
+        paths: Paths,
+        oplog: OpLog,
+        *,
+        trusts: Callable[[config.Repo], bool],
+        restic_command: str | None,
+        now_ms: Callable[[], int],
     ) -> None:
+        """``trusts`` says of a repo that another instance shares whether that one may run programs here."""
         self.oplog = oplog
         self.now_ms = now_ms
         self.stopping = False
@@ -35,6 +43,8 @@ class Workbench:
         self.shutdown_grace_s = SHUTDOWN_GRACE_S
         self.interrupted: set[str] = set()
         """Guids of repositories that a task of a killed process worked on: its lock may be there still."""
+        self._trusts = trusts
+        self._said_left_out: set[tuple[str, ...]] = set()
         self._paths = paths
         self._restic_command = restic_command
         self._found: tuple[tuple[str, int], restic.Restic] | None = None
@@ -61,13 +71,33 @@ class Workbench:
 
     async def repository(self, repo: config.Repo, log: TaskLog | None = None) -> restic.Repository:
         """restic bound to ``repo``. ResticError or UserError if that cannot be."""
-        return restic.Repository(
-            await self.binary(),
-            repo,
-            command.process_environment(),
-            log=log or TaskLog(),
-            grace=self.grace,
-        )
+        log = log or TaskLog()
+        environ = command.process_environment()
+        if repo.origin_instance_id and not self._trusts(repo):
+            repo = self._harmless(repo, log)
+            environ = command.without_own_secrets(environ)
+        return restic.Repository(await self.binary(), repo, environ, log=log, grace=self.grace)
+
+    def _harmless(self, repo: config.Repo, log: TaskLog) -> config.Repo:
+        """What may be used of a repo that a hub shares, said once in the log and in each task's. UserError: nothing.
+
+        Asked at each use although a push is judged when it arrives: the configuration may be older than the rules, or
+        the hub's permission to write it may be gone since.
+        """
+        judged = harmless.judge(repo)
+        whose = f"repo {repo.id}, which {repo.origin_instance_id} shares,"
+        if judged.refusal:
+            raise UserError(
+                f"{whose} is not used: {judged.refusal}. Have it shared under another address, or grant that hub "
+                f"read-write-config if it may run programs here"
+            )
+        if judged.left_out:
+            sentence = f"{whose} is used without {', '.join(judged.left_out)}"
+            log.note(sentence)
+            if (said := (repo.guid, *judged.left_out)) not in self._said_left_out:
+                self._said_left_out.add(said)
+                logger.warning("%s, which may run programs or read files here", sentence)
+        return judged.repo
 
     async def task_log(self, logref: str) -> TaskLog:
         """The log of one task. Without a directory for it the task runs without a log."""

@@ -65,6 +65,10 @@ class Paths:
         return self.data_dir / "shares.json"
 
     @property
+    def waiting_repos(self) -> Path:
+        return self.data_dir / "waiting-repos.json"
+
+    @property
     def pushes(self) -> Path:
         return self.data_dir / "pushes.json"
 

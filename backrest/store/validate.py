@@ -220,6 +220,7 @@ def _check_repos(config: Config, before: Config, found: Findings, now: float, fr
         for index, entry in enumerate(repo.env):
             if "=" not in entry:  # not shown: it may be a secret that lost its name
                 found.problems.append(f"{what}: entry {index + 1} of its environment is not NAME=VALUE")
+        _check_flags(what, repo.flags, old.flags if old is not None else (), found)
         for name in ("prune", "check"):
             policy = repo.prune_policy if name == "prune" else repo.check_policy
             if policy.HasField("schedule"):
@@ -231,6 +232,25 @@ def _check_repos(config: Config, before: Config, found: Findings, now: float, fr
                 f"{what} came from {quoted(repo.origin_instance_id)}, which is no peer of this instance: "
                 f"Backrest in Go would delete it and the plans on it"
             )
+
+
+def flag_problem(flags: Iterable[str], known: Iterable[str] = ()) -> str:
+    """What is wrong with the first flag that is wrong and not ``known``; empty when all are good. The flag itself is
+    not repeated: it may be a secret that lost its name."""
+    for number, flag in enumerate(flags, 1):
+        if not flag.lstrip().startswith("-") and flag not in known:
+            return (
+                f'flag {number} does not begin with "-", and restic would take it for one more path to back up: write '
+                f"a flag and its value as one, --name=value"
+            )
+    return ""
+
+
+def _check_flags(what: str, flags: Iterable[str], before: Iterable[str], found: Findings) -> None:
+    for known in (False, True):
+        if problem := flag_problem(flags, set(before) if not known else ()):
+            found.ours(f"{what}: {problem}", known=known)
+            return
 
 
 def _tell(what: str, problem: str, found: Findings) -> None:
@@ -284,6 +304,7 @@ def _check_plans(config: Config, before: Config, found: Findings, now: float, fr
             _tell(f"{what}: schedule", schedule_problem(plan.schedule, now), found)
         if not plan.paths and not plan.backup_flags:
             found.problems.append(f"{what}: there is no path to back up")
+        _check_flags(what, plan.backup_flags, old.backup_flags if old is not None else (), found)
         if not all(plan.paths):
             found.problems.append(f"{what}: a path is empty")
         if not plan.repo:
