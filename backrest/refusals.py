@@ -57,6 +57,7 @@ class Why(StrEnum):
     IN_USE = "in-use"
     # What a sender finds by itself, of a peer that does not say it (sync/pushing.py).
     NO_CLIENT_PUSHES = "no-client-pushes"
+    NO_MASKS = "no-masks"
     PROBABLY_REFUSED = "probably-refused"
     NO_ANSWER = "no-answer"
     NOT_SHOWN = "not-shown"
@@ -102,13 +103,14 @@ _WORDS: Final[Mapping[Why, tuple[str, ...]]] = {
     Why.NO_CLIENT_PUSHES: (
         "this hub takes no changes from its clients (it runs another program, or an older version)",
     ),
+    Why.NO_MASKS: (
+        "{names}: give the value in full; the program there knows no masks, and would store ******** in its place",
+    ),
     Why.PROBABLY_REFUSED: (
-        "the session ended each time after it was sent, and the change does not show: it is refused there",
+        "its program does not answer pushes, and it does not show the change, as it would within seconds",
     ),
     Why.NO_ANSWER: ("the session ended {count} times before an answer came: it may have been applied",),
-    Why.NOT_SHOWN: (
-        "the client does not show the change after {seconds} s: it skipped it, or does not let us see it",
-    ),
+    Why.NOT_SHOWN: ("its program does not answer pushes, and what it shows is too much to be kept here",),
     Why.NOT_LISTED: (
         "it is shared, and not among the repos that the client shows: the client refused it, or does not grant "
         "read-operations for it to this hub",
@@ -116,7 +118,7 @@ _WORDS: Final[Mapping[Why, tuple[str, ...]]] = {
 }
 
 # The other fields are names that somebody chose, and stand in quotes.
-_PLAIN: Final = frozenset({"text", "code", "count", "limit", "seconds", "names", "kind"})
+_PLAIN: Final = frozenset({"text", "code", "count", "limit", "names", "kind"})
 
 Fields = tuple[tuple[str, tuple[str, ...]], ...]
 

@@ -12,7 +12,9 @@ from admin_world import World, read
 from cli_world import Run, document, here, run, world
 
 from backrest import wire
+from backrest.admin import pushes
 from backrest.permissions import parse_grant
+from backrest.refusals import Why, refusal
 from backrest.store.config import ConfigStore
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
@@ -102,6 +104,49 @@ def test_a_mask_means_unchanged(hub: Run, file: Any) -> None:
     repo = file({"id": "nas", "guid": GUID, "uri": "/srv/nas", "password": "********"})
     [item] = document(hub("push", "laptop", "--repo", repo, "--dry-run", "--json"))["preview"]["items"]
     assert (item["action"], item["secrets"]) == ("unchanged", [])
+
+
+def test_a_mask_for_a_client_that_knows_none_is_refused_before_anything_is_queued(
+    hub: Run, world: World, file: Any
+) -> None:
+    peers = PeerStore.open(world.paths.peers)
+    peers.update(f"ed25519.{'laptop':x<43}", answers=False)
+    peers.flush()
+    repo = file({"id": "nas", "guid": GUID, "uri": "/srv/nas", "password": "********"})
+    for more in (("--dry-run",), ("--yes",)):
+        said = hub("push", "laptop", "--repo", repo, *more, code=1).stderr
+        assert "repo 'nas': the password: give the value in full" in said
+    assert waiting(world) == []
+    hub("push", "--yes", "shy", "--repo", repo)
+    assert len(waiting(world)) == 1, "of one that was never here the session decides"
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_a_client_that_says_nothing_does_not_show_is_probably_refused(
+    hub: Run, world: World, file: Any, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """``left``: its session ended over the push, and it is not back yet."""
+    monkeypatch.setattr(pushes, "WAIT_S", 0.05 if left else 30.0)
+    keyid = f"ed25519.{'laptop':x<43}"
+    plan = file({"id": "one", "repo": "nas"})
+    with world.daemon() as daemon:
+        daemon.peers.update(keyid, state=wire.sync.CONNECTION_STATE_CONNECTED, answers=False)
+
+        def session() -> None:
+            for push in daemon.pushes.waiting(keyid):
+                if left and not push.sent:
+                    daemon.pushes.sent(push.id)
+                    daemon.peers.update(keyid, state=wire.sync.CONNECTION_STATE_DISCONNECTED)
+                elif not left:
+                    daemon.pushes.answer(push.id, "refused", [refusal("", "", Why.PROBABLY_REFUSED)])
+
+        daemon.pushes.subscribe(session)
+        said = hub("push", "--yes", "laptop", "--plan", plan, code=1)
+        assert "'laptop' has probably refused it:\n  its program does not answer pushes" in said.stderr
+        assert "Queued" not in said.stdout
+        assert ("Push 1 stays in the queue until 'laptop' is back" in said.stderr) == left
+        if not left:
+            assert "probably refused: its program" in hub("push", "list").stdout
 
 
 def test_without_a_daemon_it_is_queued_and_can_be_listed_and_dropped(

@@ -10,6 +10,7 @@ from cli_world import Run, document, here, run, world
 
 from backrest import wire
 from backrest.cli import states
+from backrest.store.peers import PeerStore
 
 __all__ = ["here", "run", "world"]  # fixtures
 
@@ -133,7 +134,17 @@ def test_share_warns_on_stderr_and_lists_the_clients(here: Run, world: World) ->
     assert "For desk:    may not receive it: here, on the hub, receive-shared-repos is missing" in shown
     assert "`backrest client permissions desk ...`" in shown
     assert document(here("repo", "share", "r1", "--no-uri-for", "laptop", "--json"))["warnings"]
-    assert "is shared no longer" in here("repo", "unshare", "r1").stdout
+    keyid = world.config().current.multihost.authorized_clients[0].keyid
+    for answers in (False, True):
+        peers = PeerStore.open(world.paths.peers)
+        peers.update(keyid, known_repos=(wire.sync.RepoMetadata(id="r1", guid=GUID),), answers=answers)
+        peers.flush()
+        result = here("repo", "unshare", "r1")
+        assert "is shared no longer" in result.stdout
+        assert "These clients have it: laptop" in result.stderr
+        assert ("`backrest push laptop --delete-repo r1`" in result.stderr) == (not answers)
+        here("repo", "share", "r1")
+    here("repo", "unshare", "r1")
     assert "was not shared" in here("repo", "unshare", "r1").stdout
 
 

@@ -131,6 +131,13 @@ def test_a_push_is_answered_with_what_the_client_said(world: World, result: Any)
                 daemon.pushes.answer(waiting.id, result, refused)
 
         daemon.pushes.subscribe(told)
+        daemon.peers.update(LAPTOP, answers=False)
+        with pytest.raises(Refused, match="the password: give the value in full"):
+            push(
+                world,
+                peer_keyid=LAPTOP,
+                repos=[{"id": "nas", "guid": "a" * 64, "uri": "/r", "password": MASK}],
+            )
         if result == "applied":
             push(world, peer_keyid=LAPTOP, plans_to_delete=["p"])
         else:

@@ -55,6 +55,7 @@ def fill(store: PeerStore) -> PeerRecord:
         remote_config=wire.sync.RemoteConfig(modno=3, repos=[repo]),
         warnings=(WARNING,),
         refused=2,
+        answers=False,
     )
 
 
@@ -73,7 +74,7 @@ def test_everything_survives_but_the_state(tmp_path: Path) -> None:
         5,
     )
     assert (again.known_repos, again.known_plans) == (record.known_repos, record.known_plans)
-    assert (again.warnings, again.refused) == ((WARNING,), 2)
+    assert (again.warnings, again.refused, again.answers) == ((WARNING,), 2, False)
     assert again.remote_config is not None
     assert again.remote_config.modno == 3
 

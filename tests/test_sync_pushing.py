@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 from stranger import Stranger, authorize, visitor
-from sync_world import GUID, Instance, World
+from sync_world import GUID, Instance, World, pipes
 from test_sync_reference import GoHub, GoMachine
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -317,10 +317,71 @@ async def test_a_push_to_a_client_of_the_reference_is_judged_by_its_next_view(
                 await go.pipe.end()
                 go = Stranger(visitor(world, hub).pipe, identity=go.identity, name="go")
         assert (await answer(world, hub, applied.id)).result == "applied"
-        assert (await answer(world, hub, refused.id)).result == "refused"
-        assert (await answer(world, hub, quiet.id)).result == "unknown"
+        for push in (refused, quiet):
+            found = await answer(world, hub, push.id)
+            assert (found.result, found.refused) == ("refused", (refusal("", "", Why.PROBABLY_REFUSED),))
+            assert str(found.notice()).startswith(f"push {push.id} was probably refused: ")
+        assert trio.current_time() < 30, "whoever pushed and waits is told"
         await wait_all_tasks_blocked()
     assert not hub.pushes.waiting()
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (
+            SetConfig(
+                repos=[Repo(id="disk", guid=GUID, uri="rest:https://u:********@h/", password="********")]
+            ),
+            refusal("repo", "disk", Why.NO_MASKS, names=["the password", "the address"]),
+        ),
+        (
+            SetConfig(
+                repos=[Repo(id="disk", guid=GUID, uri="/d", env=["A_KEY=********"], flags=["--key=********"])]
+            ),
+            refusal("repo", "disk", Why.NO_MASKS, names=["the environment", "the flags"]),
+        ),
+        (
+            plan(hooks=[wire.config.Hook(action_slack={"webhook_url": "********"})]),
+            refusal("plan", "photos", Why.NO_MASKS, names=["hook 1"]),
+        ),
+    ],
+)
+async def test_a_mask_never_leaves_towards_a_client_that_would_store_it(
+    autojump_clock: MockClock, world: World, message: SetConfig, why: Refusal
+) -> None:
+    hub = world.instance("hub")
+    go = Stranger(pipes()[0], name="go")
+    authorize(hub, go)
+    masked = hub.pushes.add(
+        go.identity.keyid, "go", message
+    )  # before it was ever here, or by an earlier version
+    plain = hub.pushes.add(go.identity.keyid, "go", plan("plain"))
+    async with hub.running():
+        go = Stranger(visitor(world, hub).pipe, identity=go.identity, name="go")
+        await go.shake_hands()
+        await go.say(receive_config=Item.SyncActionReceiveConfig())
+        while (item := await go.hear()).WhichOneof("action") != "set_config":
+            pass
+        assert [one.id for one in item.set_config.plans] == ["plain"]
+        found = await answer(world, hub, masked.id)
+        assert (found.result, found.refused) == ("refused", (why,))
+        record = hub.peers.get(go.identity.keyid)
+        assert record is not None
+        assert record.answers is False
+        assert hub.pushes.waiting()[0].id == plain.id
+
+
+async def test_a_mask_goes_to_a_client_that_knows_what_it_means(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = pair(world, client=(ALL,))
+    repo = Repo(id="local", guid=GUID, uri="/srv/new", password="********")
+    async with hub.running(), client.running():
+        push = hub.pushes.add(client.keyid, "laptop", SetConfig(repos=[repo]))
+        assert (await answer(world, hub, push.id)).result == "applied"
+        assert hub.peer(client).answers is client.peer(hub).answers is True
+    assert [(one.uri, one.password) for one in client.config.current.repos] == [("/srv/new", "hush-hush")]
 
 
 async def test_a_share_that_a_client_of_the_reference_does_not_list_is_a_warning(

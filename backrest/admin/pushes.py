@@ -14,8 +14,9 @@ from backrest import wire
 from backrest.admin.context import Context, require_identity
 from backrest.admin.peers import Peer, find
 from backrest.errors import BackrestError, NotFoundError, UserError
+from backrest.refusals import Why, refusal
 from backrest.store.mask import masked_plan, masked_repo
-from backrest.store.pushqueue import Answer, Push, SetConfig, answer_json
+from backrest.store.pushqueue import Answer, Push, SetConfig, answer_json, masked
 from backrest.wire import codec
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def preview(
     peer, role = target(context, ident)
     record = context.peers.get(peer.keyid)
     message = read(record, repos, plans, repos_to_delete, plans_to_delete)
+    _refuse_masks(record, message)
     view = _view(record)
     found: list[dict[str, Any]] = []
     there_plans = {plan.id: plan for plan in view.plans}
@@ -82,8 +84,9 @@ async def push(
 ) -> dict[str, Any]:
     """Queue it and, when the peer is connected, wait for what becomes of it.
 
-    ``result`` is "applied", "partly", "refused", "unknown" (the peer does not say, or nobody knows), "queued" (it is
-    away) or "waiting" (no answer yet: it stays in the queue).
+    ``result`` is "applied", "partly", "refused", "unknown" (nobody knows), "queued" (it is away) or "waiting" (no
+    answer yet: it stays in the queue). A peer whose program says nothing has "probably" refused: the code
+    probably-refused is among the ``refusals``.
     """
     import trio
 
@@ -104,7 +107,13 @@ async def push(
         return result | {"result": "queued"}
     answer = await answered(context, queued, WAIT_S)
     if answer is None:
-        return result | {"result": "waiting" if _connected(context.peers.get(peer.keyid)) else "queued"}
+        record = context.peers.get(peer.keyid)
+        waits = context.pushes.find(queued.id)
+        if isinstance(waits, Push) and waits.sent and record is not None and record.answers is False:
+            doubt = refusal("", "", Why.PROBABLY_REFUSED)  # it left over it; decided when it is back
+            more = {"refused": [doubt.words()], "refusals": [doubt.to_json()]}
+            return result | more | {"result": "waiting"}
+        return result | {"result": "waiting" if _connected(record) else "queued"}
     shown = answer_json(answer)
     return result | {key: shown[key] for key in ("result", "refused", "refusals")}
 
@@ -181,7 +190,7 @@ async def set_remote_config(
     if answer.result != "applied":
         words = {
             "partly": "took a part only",
-            "refused": "refused",
+            "refused": "probably refused" if answer.probably else "refused",
             "unknown": "did not say what became of it",
         }
         kind = BackrestError if answer.result == "unknown" else UserError
@@ -252,6 +261,7 @@ def _parse(message: type[M], given: dict[str, Any], kind: str, number: int) -> M
 
 def enqueue(context: Context, peer: Peer, message: SetConfig) -> Push:
     """Blocking. Into the queue, and into the audit log, by id."""
+    _refuse_masks(context.peers.get(peer.keyid), message)
     context.ready_to_record()
     queued = context.pushes.add(peer.keyid, peer.instance_id, message)
     context.record(
@@ -262,6 +272,13 @@ def enqueue(context: Context, peer: Peer, message: SetConfig) -> Push:
         items=list(queued.items[:100]),
     )
     return queued
+
+
+def _refuse_masks(record: PeerRecord | None, message: SetConfig) -> None:
+    """UserError for a mask to a peer whose program is known to know none; of one that was never here the session
+    decides (sync/pushing.py)."""
+    if record is not None and record.answers is False and (found := masked(message)):
+        raise UserError("; ".join(one.words() for one in found))
 
 
 async def answered(context: Context, queued: Push, wait_s: float) -> Answer | None:

@@ -214,7 +214,8 @@ async def _until_taken(context: Context, repo: Repo) -> None:
 
 
 def unshare(context: Context, repo_id: str) -> dict[str, Any]:
-    """Takes the mark away: {"repo", "changed", "heldBy": the clients that last showed it among their own}."""
+    """Takes the mark away: {"repo", "changed", "heldBy": the clients that last showed it among their own, "notTold":
+    those of them whose program is not asked to delete it (sync/offers.py)}."""
 
     def unmark(config: Config) -> None:
         here = find(config, repo_id)
@@ -224,14 +225,21 @@ def unshare(context: Context, repo_id: str) -> dict[str, Any]:
     before = find(context.config.current, repo_id)
     config = context.transform(unmark)
     repo = find(config, repo_id)
-    held_by = []
+    held_by, not_told = [], []
     for peer in config.multihost.authorized_clients if repo.guid else ():
         record = context.peers.get(peer.keyid)
         if record is not None and _lists(repo, record):
             held_by.append(peer.instance_id)
+            if not record.answers:
+                not_told.append(peer.instance_id)
     if before.shared:
         context.record("repo-unshared", repo=repo_id, guid=repo.guid)
-    return {"repo": codec.to_dict(masked_repo(repo)), "changed": before.shared, "heldBy": held_by}
+    return {
+        "repo": codec.to_dict(masked_repo(repo)),
+        "changed": before.shared,
+        "heldBy": held_by,
+        "notTold": not_told,
+    }
 
 
 def shown_uris(context: Context, repo: Repo) -> dict[str, str]:

@@ -13,7 +13,7 @@ import click
 from backrest.cli import formats, output
 from backrest.cli.base import FAILED, Command, Group, confirm, json_option, shared
 from backrest.errors import UserError
-from backrest.refusals import Why
+from backrest.refusals import SEEN, Why
 
 _NOT_GRANTED = {Why.WRITE_NOT_GRANTED, Why.DELETE_NOT_GRANTED}
 
@@ -200,6 +200,11 @@ def _print_outcome(result: dict[str, Any], items: int, absent: list[str]) -> Non
             output.say(f"Nothing to delete: {name!r} has no {', no '.join(absent)}.")
     elif result["result"] == "queued":
         output.say(_queued(result, name, number))
+    elif result["result"] == "waiting" and result["refusals"]:
+        output.note(
+            f"backrest: {name!r} has probably refused it:\n{reasons}\nPush {number} stays in the queue until "
+            f"{name!r} is back and shows what it did; `backrest push drop {number}` takes it back."
+        )
     elif result["result"] == "waiting":
         output.note(
             f"backrest: no answer from {name!r} in 30 s. It may still be applied: push {number} stays in the queue "
@@ -210,10 +215,14 @@ def _print_outcome(result: dict[str, Any], items: int, absent: list[str]) -> Non
             f"backrest: {name!r} did not say what became of it, and it may have been applied:\n{reasons}"
         )
     else:
-        part = (
-            "refused it" if result["result"] == "refused" else "has applied it in part, and refused the rest"
-        )
+        refused = "has probably refused it" if _probably(result) else "refused it"
+        part = refused if result["result"] == "refused" else "has applied it in part, and refused the rest"
         output.note(f"backrest: {name!r} {part}:\n{reasons}{_advice(result, name)}")
+
+
+def _probably(result: dict[str, Any]) -> bool:
+    """The peer did not say so; it was seen by what it did not do."""
+    return not SEEN.isdisjoint(one["code"] for one in result["refusals"])
 
 
 def _queued(result: dict[str, Any], name: str, number: int) -> str:
@@ -262,7 +271,9 @@ def _waits(one: dict[str, Any]) -> str:
 
 def _became(one: dict[str, Any]) -> str:
     why = "; ".join(one["refused"])
-    words = {"partly": "applied in part", "unknown": "not answered"}.get(one["result"], one["result"])
+    refused = "probably refused" if _probably(one) else "refused"
+    named = {"partly": "applied in part", "unknown": "not answered", "refused": refused}
+    words = named.get(one["result"], one["result"])
     return f"{words}: {why}" if why else words
 
 

@@ -240,8 +240,9 @@ def share(id: str, uris: tuple[str, ...], no_uris: tuple[str, ...], no_wait: boo
 def unshare(id: str, as_json: bool) -> None:
     """Share a repository no longer (on the hub).
 
-    Clients that grant this hub read-write-config drop it unless a plan there uses it. The others show that it
-    is no longer offered, and their plans go on until they are removed there; to keep a client out of the
+    Clients of this program that grant this hub read-write-config drop it unless a plan there uses it. The others
+    show that it is no longer offered, and their plans go on until they are removed there. A client that runs
+    Backrest in Go is not told: `push CLIENT --delete-repo ID` deletes it there. To keep a client out of the
     repository, change the repository's password.
     """
     result = shared().call("UnshareRepo", repo_id=id)
@@ -252,6 +253,11 @@ def unshare(id: str, as_json: bool) -> None:
     output.say(f"Repository {id!r} is shared no longer.")
     if result["heldBy"]:
         output.note(f"These clients have it: {', '.join(result['heldBy'])}. Their backups to it go on.")
+    for name in result["notTold"]:
+        output.note(
+            f"{name!r} runs another program, which is not told: `backrest push {name} --delete-repo {id}` deletes it "
+            "there, if it grants this hub read-write-config."
+        )
     return None
 
 

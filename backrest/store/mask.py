@@ -31,7 +31,7 @@ class UnknownMaskError(UserError):
 
     def __init__(self, message: str, problems: Sequence[str], fields: Sequence[str]) -> None:
         super().__init__(message, problems)
-        self.fields = tuple(fields)
+        self.fields = tuple(dict.fromkeys(fields))
 
 
 _Problems = list[tuple[str, str]]  # what has the mask: 'repo "nas"', "the password"
@@ -165,6 +165,15 @@ def unmask_plan(new: Plan, old: Plan | None) -> Plan:
     _unmask_plan(out, old or Plan(), problems)
     _refuse(problems)
     return out
+
+
+def mask_fields(item: Repo | Plan) -> tuple[str, ...]:
+    """Where masks stand in it: ("the password",)."""
+    try:
+        unmask_repo(item, None) if isinstance(item, Repo) else unmask_plan(item, None)
+    except UnknownMaskError as error:
+        return error.fields
+    return ()
 
 
 def mask_uri(uri: str) -> str:

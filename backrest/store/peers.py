@@ -66,6 +66,7 @@ class PeerRecord:
     refused: int = 0  # operations of this peer that were not taken, since it connected
     config_ms: int = 0  # when ``remote_config`` came
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
+    answers: bool | None = None  # does its program say what became of a push? None: it has not been here yet
     offered: tuple[str, ...] | None = None  # a hub: the guids of what it shares with us; None: unknown
 
     def to_proto(self) -> sync.PeerState:
@@ -325,6 +326,8 @@ def _encode(record: PeerRecord) -> bytes:
         entry["configMillis"] = str(record.config_ms)
     if record.archived_ms:
         entry["archivedMillis"] = str(record.archived_ms)
+    if record.answers is not None:
+        entry["answersPushes"] = record.answers
     if record.offered is not None:
         entry["offered"] = list(record.offered[:MAX_OFFERED])
     return orjson.dumps(entry)
@@ -355,6 +358,9 @@ def _decode_one(entry: Any) -> PeerRecord:
     offered = entry.get("offered")
     if offered is not None and not (isinstance(offered, list) and all(isinstance(g, str) for g in offered)):
         raise ValueError("what a peer offers is not a list of guids")
+    answers = entry.get("answersPushes")
+    if answers not in (None, True, False):
+        raise ValueError("whether a peer answers pushes is neither true nor false")
     since_ms, next_try_ms, refused, archived_ms, config_ms = (_int64(entry.get(name, "0")) for name in _OURS)
     return PeerRecord(
         keyid=proto.peer_keyid,
@@ -372,6 +378,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         refused=refused,
         archived_ms=archived_ms,
         config_ms=config_ms,
+        answers=answers,
         offered=None if offered is None else tuple(offered),
     )
 

@@ -22,9 +22,10 @@ import orjson
 
 from backrest import refusals
 from backrest.errors import NotFoundError, UserError
-from backrest.refusals import Refusal
+from backrest.refusals import SEEN, Kind, Refusal, Why, refusal
 from backrest.store import wholefile
 from backrest.store.files import atomic_write, private_dir
+from backrest.store.mask import mask_fields
 from backrest.store.text import one_line
 from backrest.wire import codec, config, sync
 
@@ -75,12 +76,18 @@ class Answer:
     refused: tuple[Refusal, ...] = ()
     seen: bool = False
 
+    @property
+    def probably(self) -> bool:
+        """The peer did not say so: it was seen by what it did not do."""
+        return any(one.code in SEEN for one in self.refused)
+
     def notice(self) -> str | None:
         """The sentence for a status, when there is something to look at."""
         if self.result == "applied":
             return None
         why = "; ".join(one.words() for one in self.refused) or "nobody knows what became of it"
-        words = {"partly": "taken in part", "refused": "refused", "unknown": "not answered"}[self.result]
+        refused = "probably refused" if self.probably else "refused"
+        words = {"partly": "taken in part", "refused": refused, "unknown": "not answered"}[self.result]
         return one_line(f"push {self.id} was {words}: {why}", NOTICE_CHARS)
 
 
@@ -92,6 +99,16 @@ def items(message: SetConfig) -> tuple[str, ...]:
         *(f"delete plan {one_line(plan_id, 100)}" for plan_id in message.plans_to_delete),
         *(f"delete repo {one_line(repo_id, 100)}" for repo_id in message.repos_to_delete),
     )
+
+
+def masked(message: SetConfig) -> tuple[Refusal, ...]:
+    """What keeps it from a peer that knows no masks (one of the reference takes a mask for the secret itself)."""
+    both: list[tuple[Kind, config.Plan | config.Repo]] = [
+        *(("plan", plan) for plan in message.plans),
+        *(("repo", repo) for repo in message.repos),
+    ]
+    found = ((kind, item.id, mask_fields(item)) for kind, item in both)
+    return tuple(refusal(kind, ident, Why.NO_MASKS, names=names) for kind, ident, names in found if names)
 
 
 @dataclass(frozen=True, slots=True)

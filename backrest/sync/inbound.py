@@ -105,6 +105,7 @@ class Inbound:
     def start(self) -> None:
         """Say what every client hears first, and begin to store. Call once, as soon as the session accepted the
         client."""
+        self._pushing.began()
         self._send_view(self._config)
         self.link.spawn(self.store)
 

@@ -99,6 +99,7 @@ class Outbound:
             self._link.spawn(self._offers.run)
         elif isinstance(event, events.Established):
             await self._on_established()
+            self._pushing.began()
             self._pushing.warn(())  # what was refused of the hub is told anew in each session
         elif isinstance(event, events.HeartbeatReceived):
             self._peers.update(self._entry.keyid, last_heartbeat_ms=int(time.time() * 1000))

@@ -3,8 +3,9 @@
 The queue (store/pushqueue.py) is a level: the session looks at it whenever it changed, sends one push at a time once
 the peer has shown its configuration, and records the outcome. A peer that announced ``push-outcome`` says the outcome
 itself (protocol/outcome.py). Of another we learn only what it shows: a hub sees it in the client's next view, in this
-session or in the next, because the reference reconnects after a change, and also over what it refuses. So nothing is
-sent to such a client more than twice. A hub that does not answer takes no pushes at all, and gets none.
+session or in the next, because the reference reconnects at once after a change. Over what it refuses it goes silent,
+and comes back after a minute or more. So nothing is sent to such a client more than twice, and nothing with a mask,
+which it would take for the secret itself. A hub that does not answer takes no pushes at all, and gets none.
 What the other side refused stands as ``warnings`` in its record until it no longer holds.
 """
 
@@ -24,7 +25,7 @@ from backrest.refusals import Refusal, Why, cut_id, refusal
 from backrest.store.audit import AuditLog
 from backrest.store.mask import masked_plan, masked_repo
 from backrest.store.peers import PeerStore
-from backrest.store.pushqueue import Push, PushQueue, Result
+from backrest.store.pushqueue import Push, PushQueue, Result, masked
 from backrest.sync import apply
 from backrest.sync.link import Link, Signal
 
@@ -33,7 +34,10 @@ log = logging.getLogger("backrest.sync")
 FEATURES = outcome.FEATURES
 
 MOST_REFUSALS = 100  # items whose refusal is shown
-ANSWER_S = 30.0  # by then a peer that does not answer has shown what it took
+# By then a client that does not answer has shown what it took; and before whoever pushed is told that no answer came
+# (admin/pushes.py waits 30 s).
+SHOWN_S = 20.0
+ANSWER_S = 30.0  # the same for shared repos, for which nobody waits
 UNANSWERED = 100  # set_configs of which we know what they were
 MOST_SENT = 5  # sessions that ended over a push before its answer: nobody is made to reconnect for ever
 MOST_SENT_SILENT = 2  # of a peer that does not answer: the reference ends the session over what it refuses
@@ -114,8 +118,13 @@ class Pushing:
         self._kept: tuple[Refusal, ...] = ()  # why repos that are shared no more stay there
         self._others: tuple[Refusal, ...] | None = None  # the other warnings; None: as they were before
         self._view: RemoteConfig | None = None
+        self._view_kept = True
         self._outcomes: dict[int, outcome.Outcome] = {}  # of the push that is under way
         self._news = Signal()
+
+    def began(self) -> None:
+        """The peer is known, and let us in or was let in: note which kind of program it is."""
+        self._peers.update(self._keyid, answers=answers_pushes(self._link))
 
     # --- shared repos
 
@@ -172,6 +181,7 @@ class Pushing:
 
     def heard(self, message: ReceiveConfig, view: RemoteConfig | None) -> None:
         """The peer's view came (``view`` is what was kept of it, masked), perhaps with the outcome of a push."""
+        self._view_kept = view is not None
         if view is not None:
             self._view = view
         elif self._view is None:
@@ -228,6 +238,8 @@ class Pushing:
             await self._settle(queue, push, "refused", [_of_all(Why.NO_CLIENT_PUSHES)])
         elif not answers and push.sent and shows(self._view, push.message):
             await self._settle(queue, push, "applied")
+        elif not answers and (masks := masked(push.message)):
+            await self._settle(queue, push, "refused", masks)
         elif not answers and push.sent >= MOST_SENT_SILENT:
             await self._settle(queue, push, "refused", [_of_all(Why.PROBABLY_REFUSED)])
         elif push.sent >= MOST_SENT:
@@ -253,12 +265,15 @@ class Pushing:
 
     async def _look(self, queue: PushQueue, push: Push) -> None:
         """The client does not say it: its view shows it, if we may see that."""
-        with trio.move_on_after(ANSWER_S):
+        with trio.move_on_after(SHOWN_S):
             while not shows(self._view, push.message):
                 await self._news.wait()
             await self._settle(queue, push, "applied")
             return
-        await self._settle(queue, push, "unknown", [_of_all(Why.NOT_SHOWN, seconds=f"{ANSWER_S:.0f}")])
+        if self._view_kept:  # who may change a thing is shown it (permissions.VIEW_CONFIG)
+            await self._settle(queue, push, "refused", [_of_all(Why.PROBABLY_REFUSED)])
+        else:
+            await self._settle(queue, push, "unknown", [_of_all(Why.NOT_SHOWN)])
 
     async def _settle(
         self, queue: PushQueue, push: Push, result: Result, refused: Sequence[Refusal] = ()
