@@ -128,6 +128,9 @@ def _append(index: Index, columns: _Columns, offsets: Sequence[int], lengths: Se
         for column in index.columns():
             del column[row:]
         return False
+    total = sum(lengths) + len(ids)
+    if only is not None:
+        only.bytes += total
     if only is index.origins[""]:
         only.count += len(ids)
         index.highest_modno = max(index.highest_modno, *modnos)
@@ -138,13 +141,14 @@ def _append(index: Index, columns: _Columns, offsets: Sequence[int], lengths: Se
     else:
         for position, origin in enumerate(origins):
             origin.count += 1
+            origin.bytes += lengths[position] + 1
             if originals[position]:
                 origin.rows.put(originals[position], row + position)
                 _join_flows(origin, original_flows[position : position + 1], flows[position : position + 1])
             else:
                 index.highest_modno = max(index.highest_modno, modnos[position])
     index.live += len(ids)
-    index.live_bytes += sum(lengths) + len(ids)
+    index.live_bytes += total
     index.highest_id = max(index.highest_id, ids[-1])
     if only is None or not only.is_local:
         theirs = (flow for flow, origin in zip(flows, origins, strict=True) if not origin.is_local)

@@ -13,23 +13,30 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Protocol
 
 from backrest.errors import StorageError
 from backrest.store.files import AppendFile, temp_name
-from backrest.store.opfile import read_lines
+from backrest.store.opfile import by_bytes, read_lines
 from backrest.store.opformat import mark
 from backrest.store.opload import BLOCK, Progress
 from backrest.store.opsnapshot import Snapshot
 from backrest.store.syscalls import storage_error
 
-# Lines copied, and synced, at a time: some 3 MiB. A sync of hundreds of MiB at once would hold up all others.
+# Lines copied, and synced, at a time: some 3 MiB, and not far above 8. A sync of hundreds of MiB at once would hold up
+# all others.
 _LINES = 4096
+_LINES_BYTES = 8 << 20
 # What is left to copy when the writers are made to wait: milliseconds.
 CATCH_UP = 1 << 20
 # Compaction by itself: when more than half of the file is dead, and so much that it is worth the writing.
 WORTH_BYTES = 16 << 20
+# A file with so many times that dead must not grow on behalf of a peer: one that updates an operation a million times
+# would fill the disk before anybody looks.
+_OVERDUE = 3
+# Rounds of catching up with those who write on; then they wait, however much is left.
+MOST_ROUNDS = 8
 _SHRANK = "%s shrank while in use: restart the program."
 # Room that must be left on the disk, besides what is written: the operations that come meanwhile need it.
 _ROOM = 16 << 20
@@ -38,6 +45,11 @@ _ROOM = 16 << 20
 def is_worth(size: int, needed: int) -> bool:
     """Whether a file of so many bytes, of which so many are needed, should be compacted."""
     return size - needed > max(WORTH_BYTES, needed)
+
+
+def is_overdue(size: int, needed: int) -> bool:
+    """Whether it must be, before peers write more into it."""
+    return size - needed > _OVERDUE * max(WORTH_BYTES, needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +95,7 @@ def write(
     """Write a first mark and the lines at these (offset, length). Where each now begins, in that order."""
     target.append([mark(*highest)])
     offsets = array("q")
-    places = iter(places)
-    while batch := list(islice(places, _LINES)):
+    for batch in by_bytes(places, _LINES, _LINES_BYTES):
         offsets.extend(_copy_batch(source, target, batch))
         if progress is not None:
             progress(len(offsets))

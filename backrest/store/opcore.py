@@ -248,6 +248,17 @@ class OpCore:
         with self._lock:
             return self._file.file.length, self._index.live_bytes
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the file has grown so far beyond what is needed that peers must not write before it is compacted."""
+        return opcompact.is_overdue(*self.size)
+
+    def compact_overdue(self) -> None:
+        """Compact if that is still overdue when a compaction that is under way has ended."""
+        with self._compacting:
+            if self.overdue:
+                self._compact(None)
+
     def maybe_compact(self) -> bool:
         """Compact when more than half of the file, and over 16 MiB, is dead. Cheap when it is not.
 
@@ -289,20 +300,23 @@ class OpCore:
         StorageError (no room, say): the log stays as it was. One compaction at a time: others wait.
         """
         with self._compacting:
-            with self._exclusive(), self._lock:
-                if self._broken:
-                    raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
-                old = self._file
-                snap = Snapshot(self._index, old.file.length)
-                old.hold()
-            try:
-                opcompact.check_room("compact", self.path, snap.bytes)
-                done = self._rewrite(old, snap, progress)
-            finally:
-                old.release()
-            del snap
-            self._save_index()
-            return done
+            return self._compact(progress)
+
+    def _compact(self, progress: opload.Progress | None) -> Compacted:
+        with self._exclusive(), self._lock:
+            if self._broken:
+                raise StorageError(f"Cannot compact {self.path}: {self._broken}.")
+            old = self._file
+            snap = Snapshot(self._index, old.file.length)
+            old.hold()
+        try:
+            opcompact.check_room("compact", self.path, snap.bytes)
+            done = self._rewrite(old, snap, progress)
+        finally:
+            old.release()
+        del snap
+        self._save_index()
+        return done
 
     def stop_compacting(self) -> None:
         """The program is ending: a compaction under way gives up at its next batch of lines, and no other begins.
@@ -328,7 +342,9 @@ class OpCore:
             index = snap.index(opcompact.copy_live(old.file, new, snap, step))
             checksum = opcompact.checksum(old.file, 0, snap.end, 0, lambda: step(snap.live, snap.live))
             end = snap.end
-            while old.file.length - end > opcompact.CATCH_UP:
+            for _ in range(opcompact.MOST_ROUNDS):
+                if old.file.length - end <= opcompact.CATCH_UP:
+                    break
                 start, end = end, old.file.length
                 checksum = self._catch_up(old, new, index, start, end, checksum)
             with self._exclusive():

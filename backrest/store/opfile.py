@@ -7,11 +7,12 @@ closed when the last of them lets go.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from backrest.errors import CorruptError, StorageError
 from backrest.store.files import AppendFile
+from backrest.store.opcut import MOST_BYTES, SPARE, cut
 from backrest.store.opformat import Operation, parse_line
 from backrest.wire import codec
 
@@ -87,15 +88,37 @@ def read_lines(file: Reader, places: Sequence[tuple[int, int]]) -> list[bytes]:
 def operations(file: AppendFile, ids: Iterable[int], places: Sequence[tuple[int, int]], target: Any) -> None:
     """Add the operations on these lines to ``target``, a message's repeated field. CorruptError when a line no
     longer holds what the index says."""
-    for number, place, line in zip(ids, places, read_lines(file, places), strict=True):
+    lines = read_lines(file, places)
+    lines.reverse()
+    for number, place in zip(ids, places, strict=True):
+        line = lines.pop()  # so that it can go when it has been read
         try:
             if len(line) < place[1]:
                 raise ValueError("the file ends before it")
-            operation = codec.add_dict(target, Operation.DESCRIPTOR, parse_line(line))
+            doc = parse_line(line)
+            if len(line) > MOST_BYTES + SPARE:  # of a time when nobody cut it
+                cut(doc, len(line))
+            operation = codec.add_dict(target, Operation.DESCRIPTOR, doc)
             if operation.id != number:
                 raise ValueError(f"operation {operation.id} stands where {number} was")
         except ValueError as error:
             raise CorruptError(file.path, line_number(file, place[0]), str(error)[:200]) from None
+
+
+def by_bytes(
+    places: Iterable[tuple[int, int]], most: int, most_bytes: int
+) -> Iterator[list[tuple[int, int]]]:
+    """The (offset, length) in lists of at most so many, and of so many bytes, or of one that has more."""
+    some: list[tuple[int, int]] = []
+    size = 0
+    for place in places:
+        if some and (len(some) == most or size + place[1] > most_bytes):
+            yield some
+            some, size = [], 0
+        some.append(place)
+        size += place[1]
+    if some:
+        yield some
 
 
 def line_number(file: AppendFile, offset: int) -> int:

@@ -50,13 +50,15 @@ class Row(NamedTuple):
 class Origin:
     """What is held of one peer: its ids and flows as the peer numbers them, and ours for them."""
 
-    __slots__ = ("count", "flows", "is_local", "rows")
+    __slots__ = ("bytes", "count", "flows", "groups", "is_local", "rows")
 
     def __init__(self, is_local: bool = False) -> None:
         self.is_local = is_local
         self.rows = SortedMap()  # original id -> row; may point to a deleted row
         self.flows = SortedMap()  # original flow id -> our flow id
         self.count = 0
+        self.bytes = 0  # of the lines of what lives, with their ends
+        self.groups = 0  # also of those that nothing that lives is in
 
 
 class Index:
@@ -152,6 +154,7 @@ class Index:
         if original:
             origin.rows.put(original, row)
         origin.count += 1
+        origin.bytes += length + 1
         self.live += 1
         self.live_bytes += length + 1
         if number > self.highest_id:
@@ -178,6 +181,7 @@ class Index:
             raise ValueError("a number that does not fit into 64 bits") from None
         if old:
             self.live_bytes -= self.lengths[row] + 1
+            origin.bytes -= self.lengths[row] + 1
         else:
             origin.count += 1
             self.live += 1
@@ -188,13 +192,16 @@ class Index:
         self.originals[row], self.snapshots[row], self.groups[row] = original, snapshot, group
         self.statuses[row], self.kinds[row] = status, kind
         self.live_bytes += length + 1
+        origin.bytes += length + 1
 
     def delete(self, number: int) -> bool:
         """The operation is gone; False when there was none."""
         row = self.row(number)
         if row is None:
             return False
-        self.group_origins[self.groups[row]].count -= 1
+        origin = self.group_origins[self.groups[row]]
+        origin.count -= 1
+        origin.bytes -= self.lengths[row] + 1
         self.groups[row] = 0
         self.live -= 1
         self.live_bytes -= self.lengths[row] + 1
@@ -222,7 +229,9 @@ class Index:
         if number is None:
             number = self.group_of[meta] = len(self.metas)
             self.metas.append(meta)
-            self.group_origins.append(self.origins.setdefault(meta.origin, Origin()))
+            origin = self.origins.setdefault(meta.origin, Origin())
+            origin.groups += 1
+            self.group_origins.append(origin)
         return number
 
     # Look-ups

@@ -12,7 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import compress
+from itertools import compress, islice
 from typing import Any
 
 from backrest.errors import NotFoundError
@@ -27,11 +27,21 @@ from backrest.store.opindex import Meta
 from backrest.store.opquery import Query
 from backrest.store.opscan import Report
 from backrest.store.opstage import Applied, Stage
+from backrest.store.quota import Quota
 
 __all__ = ["Applied", "Attachment", "Change", "Compacted", "Meta", "OpLog", "Query", "Report"]
 
 # Bodies read and handed out at a time by query and read: 512 is also what one message of the sync carries.
 READ_BATCH = 512
+# And no more than so many bytes of lines, or one line: 512 of a mebibyte would be gigabytes once they are parsed.
+READ_BYTES = 4 << 20
+
+
+def batched(ids: Iterable[int], most: int) -> Iterator[list[int]]:
+    """The ids in lists of at most so many."""
+    rest = iter(ids)
+    while some := list(islice(rest, most)):
+        yield some
 
 
 class OpLog(OpCore):
@@ -77,6 +87,7 @@ class OpLog(OpCore):
         keep_newer: bool = False,
         still: Callable[[], bool] | None = None,
         permits: Predicate | None = None,
+        quota: Quota | None = None,
     ) -> Applied:
         """What a peer sent, under its ids (PROTOCOL.md 6): first the operations, then the ids it deleted.
 
@@ -87,7 +98,8 @@ class OpLog(OpCore):
 
         ``still`` is asked inside the commit; when it says no, nothing is stored and ``Applied.closed`` is set.
         Together with ``settled`` that makes a withdrawal of rights final. ``permits`` is asked of what is held:
-        what it refuses is neither replaced nor deleted.
+        what it refuses is neither replaced nor deleted. What ``quota`` has no room for is not stored; one operation
+        that is larger than any may be is cut (opcut.py).
         """
         if not keyid:
             raise ValueError("operations of a peer need its key id")
@@ -100,6 +112,7 @@ class OpLog(OpCore):
                 keep_newer=keep_newer,
                 still=still,
                 permits=permits,
+                quota=quota,
             )
         )
 
@@ -151,9 +164,29 @@ class OpLog(OpCore):
 
     def read(self, ids: Iterable[int], predicate: Predicate | None = None) -> Iterator[Operation]:
         """Those of the ids that exist and that the predicate accepts, in the order given."""
-        numbers = list(ids)
-        for start in range(0, len(numbers), READ_BATCH):
-            yield from self._read(numbers[start : start + READ_BATCH], predicate)
+        for some in self.pieces(ids):
+            yield from self._read(some, predicate)
+
+    def pieces(
+        self, ids: Iterable[int], most: int = READ_BATCH, most_bytes: int = READ_BYTES
+    ) -> Iterator[list[int]]:
+        """The ids, in the order given, in lists of at most so many, whose lines have so many bytes together, or of one
+        whose line has more. For whoever reads bodies: what they need in memory has a bound then."""
+        some: list[int] = []
+        size = 0
+        for batch in batched(ids, most):
+            with self._lock:
+                index = self._index
+                rows = map(index.row, batch)
+                lengths = [0 if row is None else index.lengths[row] for row in rows]
+            for number, length in zip(batch, lengths, strict=True):
+                if some and (len(some) == most or size + length > most_bytes):
+                    yield some
+                    some, size = [], 0
+                some.append(number)
+                size += length
+        if some:
+            yield some
 
     def _read(self, numbers: Sequence[int], predicate: Predicate | None) -> Sequence[Operation]:
         some = OperationList()
@@ -193,9 +226,8 @@ class OpLog(OpCore):
 
         What is deleted meanwhile is left out; what changes meanwhile comes as it is when it is read.
         """
-        ids = self.select(query)
-        for start in range(0, len(ids), READ_BATCH):
-            for operation in self._read(ids[start : start + READ_BATCH], None):
+        for some in self.pieces(self.select(query)):
+            for operation in self._read(some, None):
                 if query.snapshot_id is None or operation.snapshot_id == query.snapshot_id:
                     yield operation
 
@@ -222,6 +254,12 @@ class OpLog(OpCore):
         with self._lock:
             found = self._index.origins.get(origin)
             return found.count if found is not None else 0
+
+    def used(self, origin: str) -> Quota:
+        """What is held of a peer, as its quota counts it."""
+        with self._lock:
+            found = self._index.origins.get(origin)
+            return Quota(found.bytes, found.count) if found is not None else Quota(0, 0)
 
     def origins(self) -> list[str]:
         """The key ids of the peers of whom something is held, also of those that are no clients any more."""

@@ -45,7 +45,7 @@ _ROOM = 64 << 20
 # Any other value means another program wrote it, for which a line may have meant something else. What the index
 # keeps of a line, or how, must not change without a new number here.
 _FORMAT = {
-    "oplogIndex": 1,
+    "oplogIndex": 2,
     "byteOrder": sys.byteorder,
     "columns": "".join(column.typecode for column in Index().columns()),
     "itemSizes": [column.itemsize for column in Index().columns()],
@@ -78,7 +78,7 @@ class Image:
             "rows": len(index.ids),
             "groups": list(map(list, index.metas[1:])),
             "origins": [
-                (keyid, origin.count, len(rows[0]), len(flows[0]))
+                (keyid, origin.count, origin.bytes, len(rows[0]), len(flows[0]))
                 for (keyid, origin), (rows, flows) in zip(index.origins.items(), maps, strict=True)
             ],
             "highestId": index.highest_id,
@@ -187,9 +187,9 @@ def _index(header: dict[str, Any], saved: _Reader) -> Index:
     index = Index()
     for column in index.columns():
         column.frombytes(saved.take(header["rows"] * column.itemsize))
-    for keyid, count, rows, flows in header["origins"]:
+    for keyid, count, size, rows, flows in header["origins"]:
         origin = index.origins.setdefault(keyid, Origin())
-        origin.count = count
+        origin.count, origin.bytes = count, size
         origin.rows, origin.flows = _map(saved, rows), _map(saved, flows)
     for group in header["groups"]:
         index.group(Meta(*group))

@@ -27,7 +27,7 @@ import orjson
 from backrest.errors import StorageError
 from backrest.store import opload
 from backrest.store.opbulk import BATCH, is_operation, runs, take_all
-from backrest.store.opfile import read_lines
+from backrest.store.opfile import by_bytes, read_lines
 from backrest.store.opformat import SPACE, Json, Operation, decode, is_mark, parse_line, problem
 from backrest.store.opindex import Index, OutOfOrderError, Row, row_of
 from backrest.store.opload import BadLine, Blocks, Progress
@@ -116,8 +116,7 @@ class Lines:
     def by_id(self) -> Iterator[list[tuple[int, int]]]:
         """(offset, length) in the order of the ids, of one id as they stand in the file; some at a time."""
         order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
-        for start in range(0, len(order), BATCH):
-            yield [(self.offsets[n], self.lengths[n]) for n in order[start : start + BATCH]]
+        return by_bytes(((self.offsets[n], self.lengths[n]) for n in order), BATCH, opload.BLOCK)
 
 
 class Scan:

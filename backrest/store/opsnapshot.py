@@ -68,6 +68,7 @@ class Snapshot:
         self._number_groups(new)
         for origin, originals, rows in _by_origin(new):
             origin.count = len(rows)
+            origin.bytes = sum(map(new.lengths.__getitem__, rows)) + len(rows)
             if not origin.is_local:
                 origin.rows = SortedMap.sorting(originals, rows)
         while self._flows:

@@ -19,10 +19,10 @@ import orjson
 from backrest.errors import NotFoundError, StorageError, UserError
 from backrest.store.opbulk import take_rows
 from backrest.store.opchange import CREATED, DELETED, UPDATED, Change
+from backrest.store.opcut import MOST_BYTES, cut
 from backrest.store.opformat import (
     HIGHEST,
     KINDS,
-    MAX_LINE,
     SNAPSHOT_LENGTHS,
     Json,
     Operation,
@@ -31,6 +31,7 @@ from backrest.store.opformat import (
     problem,
 )
 from backrest.store.opindex import Index, Meta, Row, row_of, snapshot_key
+from backrest.store.quota import Quota
 from backrest.wire import codec
 
 
@@ -45,8 +46,15 @@ class Applied:
     kept: list[int] = field(
         default_factory=list
     )  # original ids, held and out of the peer's reach: left alone
+    over: list[int] = field(default_factory=list)  # original ids: the peer's quota has no room for them
     closed: bool = False  # nothing was stored: the peer had lost its rights when its turn came
 
+
+# Groups (opindex.Meta) that a peer's operations may be in: each is kept in memory by itself, some 500 bytes and its
+# names. A machine has as many as it has plans, and as many again after each change of its id.
+MOST_GROUPS = 4096
+# Characters of an id or guid of a peer's operation, for the same reason: a guid has 64, and a name 50 (ENGINE.md 1.8).
+MOST_NAME = 256
 
 # Far from what any log has counted to (opformat.HIGHEST), and no commit has so many operations as are left behind it.
 _USED_UP = HIGHEST - (1 << 32)
@@ -70,6 +78,7 @@ class Stage:
                 "The operation log has no numbers left: its highest id or modno cannot be right. Nothing can be added."
             )
         self._staged: dict[int, tuple[Row, bytes] | None] = {}  # None: deleted in this commit
+        self._used: dict[str, list[int]] = {}  # of a peer: bytes, operations
         # by the key id of a peer: its numbers -> ours, of what this commit stores
         self._originals: dict[str, dict[int, int]] = {}
         self._flows: dict[str, dict[int, int]] = {}
@@ -96,6 +105,28 @@ class Stage:
         row = self.index.row(number)
         assert row is not None
         return self.index.modnos[row]
+
+    def size(self, number: int) -> int:
+        """Bytes of the line of a live operation, with its end."""
+        staged = self._staged.get(number)
+        if staged is not None:
+            return len(staged[1])
+        row = self.index.row(number)
+        assert row is not None
+        return self.index.lengths[row] + 1
+
+    def used(self, keyid: str) -> list[int]:
+        """[bytes, operations] of a peer, for whoever changes them to keep."""
+        used = self._used.get(keyid)
+        if used is None:
+            origin = self.index.origins.get(keyid)
+            used = self._used[keyid] = [0, 0] if origin is None else [origin.bytes, origin.count]
+        return used
+
+    def groups(self, keyid: str) -> int:
+        """How many groups a peer's operations are in."""
+        origin = self.index.origins.get(keyid)
+        return 0 if origin is None else origin.groups
 
     def find_original(self, keyid: str, original: int) -> int | None:
         staged = self._originals.get(keyid)
@@ -173,10 +204,14 @@ def _own(doc: Json, line_of: str) -> None:
         raise UserError(f"{line_of}: {reason}")
 
 
-def _line(doc: Json, line_of: str) -> bytes:
+def _line(operation: Operation, doc: Json, line_of: str) -> bytes:
+    """The operation's line; one that is too large is cut, all three."""
     line = operation_line(doc)
-    if len(line) > MAX_LINE:
-        raise UserError(f"{line_of}: larger than {MAX_LINE >> 20} MiB")
+    if len(line) > MOST_BYTES:
+        if not cut(doc, len(line)):
+            raise UserError(f"{line_of}: larger than {MOST_BYTES >> 20} MiB")
+        line = operation_line(doc)
+        operation.CopyFrom(codec.from_dict(Operation, doc))
     return line
 
 
@@ -204,7 +239,7 @@ def add(
             operation.flow_id = operation.flow_id or operation.id
             doc = codec.to_dict(operation)
             _own(doc, name)
-            made.append((operation, doc, _line(doc, name)))
+            made.append((operation, doc, _line(operation, doc, name)))
     except BaseException:
         stage.highest_id, stage.highest_modno = highest
         raise
@@ -228,7 +263,7 @@ def update(stage: Stage, operations: Sequence[Operation]) -> tuple[list[Operatio
             operation.modno = stage.next_modno()
             doc = codec.to_dict(operation)
             _own(doc, name)
-            made.append((operation, doc, _line(doc, name)))
+            made.append((operation, doc, _line(operation, doc, name)))
             before.append(old)
     except BaseException:
         stage.highest_modno = highest
@@ -279,6 +314,7 @@ class Arrival:
 
     upserts: list[Received] = field(default_factory=list)
     invalid: list[tuple[int, str]] = field(default_factory=list)  # (id as the peer numbers it, reason)
+    metas: list[Meta] = field(default_factory=list)  # of the operations
 
 
 def receive(keyid: str, operations: Iterable[Operation]) -> Arrival:
@@ -303,10 +339,21 @@ def receive(keyid: str, operations: Iterable[Operation]) -> Arrival:
         if names is None or not positive or len(snapshot) not in SNAPSHOT_LENGTHS:
             arrival.invalid.append((original, _refusal(operation)))
             continue
-        meta = metas.get(names) or metas.setdefault(names, Meta(keyid, *names))
+        meta = metas.get(names)
+        if meta is None:
+            if max(map(len, names)) > MOST_NAME:
+                arrival.invalid.append((original, f"an id or guid of more than {MOST_NAME} characters"))
+                continue
+            meta = metas[names] = Meta(keyid, *names)
         kind = kinds(next(reversed(body)), 0)  # what it did stands last, as in the schema
         key, rest = snapshot_key(snapshot), line_of(body)[1:]
+        if len(rest) > MOST_BYTES:
+            if not cut(body, len(rest)):
+                arrival.invalid.append((original, f"larger than {MOST_BYTES >> 20} MiB"))
+                continue
+            rest = line_of(body)[1:]
         put((original, modno, flow, start, key, operation.status, kind, meta, rest))
+    arrival.metas.extend(metas.values())
     return arrival
 
 
@@ -335,6 +382,7 @@ def apply(
     keep_newer: bool,
     still: Callable[[], bool] | None = None,
     permits: Callable[[Meta], bool] | None = None,
+    quota: Quota | None = None,
 ) -> tuple[Applied, list[Change]]:
     """A peer's operations, as PROTOCOL.md 6 says ("How the hub stores a received operation")."""
     applied = Applied()
@@ -345,6 +393,8 @@ def apply(
     told: dict[int, tuple[Meta, Meta | None, bytes]] = {}
     keyid_json = orjson.dumps(keyid)
     put_before = stage.originals(keyid)
+    used = stage.used(keyid)
+    too_many = _groups_without_room(stage, keyid, arrival.metas) if quota is not None else frozenset()
     for original, modno, original_flow, start, snapshot, status, kind, meta, rest in arrival.upserts:
         number = stage.find_original(keyid, original)
         new = None
@@ -360,12 +410,19 @@ def apply(
                 continue
         flow = stage.flow(keyid, original_flow, new)
         line = _LINE % (number, original, modno, flow, original_flow, keyid_json, rest)
-        if len(line) > MAX_LINE:
-            applied.invalid.append((original, f"larger than {MAX_LINE >> 20} MiB"))
-            continue
         if modno == held and stage.line(number) == line:
             unchanged += 1
             continue
+        more = len(line) if new is not None else len(line) - stage.size(number)
+        if quota is not None and (
+            (more > 0 and used[0] + more > quota.bytes)
+            or (new is not None and used[1] >= quota.operations)
+            or (too_many and meta in too_many)
+        ):
+            applied.over.append(original)
+            continue
+        used[0] += more
+        used[1] += new is not None
         if stage.tell:
             before = told[number][1] if number in told else stage.meta(number)
             told[number] = (meta, before, line)
@@ -380,6 +437,8 @@ def apply(
             applied.kept.append(original)
         elif found is not None:
             ours.append(found)
+    used[0] -= sum(map(stage.size, set(ours)))
+    used[1] -= len(set(ours))
     gone, changes = delete(stage, ours)
     applied.deleted.extend(gone)
     for kind_of_change in (UPDATED, CREATED):
@@ -388,6 +447,12 @@ def apply(
             metas, befores, lines = zip(*some.values(), strict=True)
             changes.insert(0, Change(kind_of_change, keyid, tuple(some), metas, befores, lines))
     return replace(applied, unchanged=unchanged), changes
+
+
+def _groups_without_room(stage: Stage, keyid: str, metas: Sequence[Meta]) -> frozenset[Meta]:
+    """Those of the groups that would be more than a peer may have."""
+    fresh = [meta for meta in metas if meta not in stage.index.group_of]
+    return frozenset(fresh[max(MOST_GROUPS - stage.groups(keyid), 0) :])
 
 
 def _held(stage: Stage, number: int) -> Meta:
