@@ -33,8 +33,9 @@ from backrest.errors import BackrestError, CorruptError, StorageError, UserError
 from backrest.net.connect import ConnectApp, Stream
 from backrest.net.server import App, ServerSettings, TlsFiles, serve
 from backrest.protocol.session import Limits
+from backrest.store.access import Watched, examine, of_state
 from backrest.store.audit import AuditLog
-from backrest.store.config import ConfigStore
+from backrest.store.config import Config, ConfigStore
 from backrest.store.files import Paths
 from backrest.store.opcore import modno_of_a_new_log
 from backrest.store.oplog import OpLog
@@ -68,6 +69,7 @@ def run(settings: Settings) -> None:
     """Serve until a signal ends it. Raises BackrestError for what keeps it from starting."""
     mlkem.self_test()
     paths = Paths(settings.config_file, settings.data_dir)
+    examine(_depends_on(settings, paths)).require()
     with held(paths):  # a command may be at work for a moment, or the daemon before us be stopping
         with Context(paths) as context:
             if not context.config.current.instance or not context.config.current.multihost.identity.keyid:
@@ -77,6 +79,8 @@ def run(settings: Settings) -> None:
             config.clean_backups()
         except StorageError as error:
             log.warning("pairing secrets were left in backups of the configuration: %s", error)
+        for sentence in examine(_depends_on(settings, paths, config.current)).said:
+            log.warning("%s", sentence)
         hubs = len(config.current.multihost.known_hosts)
         oplog = OpLog.open(paths.oplog, first_modno=modno_of_a_new_log(hubs, time.time_ns() // 1_000_000))
         try:
@@ -91,6 +95,18 @@ def run(settings: Settings) -> None:
                 peers.close()
         finally:
             oplog.close()
+
+
+def _depends_on(settings: Settings, paths: Paths, config: Config | None = None) -> list[Watched]:
+    """The files and directories that others must not be able to change."""
+    others = (
+        ("the TLS key", settings.tls_key, True),
+        ("the TLS certificate", settings.tls_cert, False),
+        ("the CA file", settings.ca_file, False),
+        ("the admin token", settings.admin_token_file, True),
+    )
+    given = [Watched(what, path, secret) for what, path, secret in others if path is not None]
+    return [*of_state(paths, config), *given]
 
 
 def _living_tasks() -> int:

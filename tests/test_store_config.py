@@ -187,15 +187,38 @@ def test_power_cut_at_any_step_leaves_old_or_new(tmp_path: Path) -> None:
 # --- backups
 
 
-def test_last_ten_are_kept_and_none_overwritten(tmp_path: Path) -> None:
+def test_last_ten_and_the_first_of_the_day_are_kept_and_none_overwritten(tmp_path: Path) -> None:
     path = put(tmp_path / "c.json")
     (tmp_path / "c.json.bak.mine").write_text("precious")
     store = ConfigStore.open(path)
     for number in range(14):
         store.transform(rename_to(f"n{number}"))
     kept = sorted(tmp_path.glob("c.json.bak.2*"), key=lambda file: file.stat().st_mtime_ns)
-    assert [stored(file)["instance"] for file in kept] == [f"n{number}" for number in range(3, 13)]
+    assert [stored(file)["instance"] for file in kept] == ["me", *(f"n{number}" for number in range(3, 13))]
     assert (tmp_path / "c.json.bak.mine").read_text() == "precious"
+
+
+def test_first_of_each_of_ten_days_is_kept_besides(tmp_path: Path) -> None:
+    """A hub that pushes again and again replaces the last ten; what was before it came stays."""
+    path = put(tmp_path / "c.json")
+    store = ConfigStore.open(path)
+    for day in range(13, 0, -1):
+        for number in range(2):
+            store.transform(rename_to(f"day{day}-{number}"))
+            then = time.time() - day * 86400 + number
+            os.utime(backups.all_of(path)[-1], (then, then))
+    for number in range(30):
+        store.transform(rename_to(f"push{number}"))
+    kept = [stored(backup)["instance"] for backup in backups.all_of(path)]
+    assert kept == [
+        *(f"day{day + 1}-1" for day in range(9, 0, -1)),
+        "day1-1",  # how yesterday ended: the first backup of today
+        *(f"push{number}" for number in range(19, 29)),
+    ]
+    for backup in backups.all_of(path):
+        os.utime(backup, (then, then))
+    store.transform(rename_to("more"))
+    assert len(backups.all_of(path)) == 11, "ten, and the first of the only other day"
 
 
 def test_backup_has_the_references_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,13 +240,13 @@ def test_a_clock_that_was_ahead_costs_no_new_backup(tmp_path: Path) -> None:
     for number in range(11):
         store.transform(rename_to(f"ahead{number}"))
     future = time.time() + 4 * 365 * 86400
-    for number, backup in enumerate(backups._all(path)):
+    for number, backup in enumerate(backups.all_of(path)):
         os.utime(backup, (future + number, future + number))
     for number in range(5):
         store.transform(rename_to(f"now{number}"))
-        assert len(backups._all(path)) == 10
-        assert stored(backups._all(path)[-1])["instance"] == (f"now{number - 1}" if number else "ahead10")
-    kept = [stored(backup)["instance"] for backup in backups._all(path)]
+        assert len(backups.all_of(path)) == 10
+        assert stored(backups.all_of(path)[-1])["instance"] == (f"now{number - 1}" if number else "ahead10")
+    kept = [stored(backup)["instance"] for backup in backups.all_of(path)]
     assert kept == [*(f"ahead{number}" for number in range(5, 11)), *(f"now{number}" for number in range(4))]
     path.write_bytes(b"{")
     with pytest.raises(UserError) as caught:
@@ -240,11 +263,11 @@ def test_the_backup_just_made_stays_whatever_its_time_says(
     for number in range(11):
         store.transform(rename_to(f"n{number}"))
     monkeypatch.setattr(backups.time, "time_ns", lambda: 10**18)  # the clock is years behind
-    for backup in backups._all(path):
+    for backup in backups.all_of(path):
         assert backup.stat().st_mtime_ns > 10**18
     store.transform(rename_to("behind"))
-    assert stored(backups._all(path)[-1])["instance"] == "n10"
-    assert len(backups._all(path)) == 10
+    assert stored(backups.all_of(path)[-1])["instance"] == "n10"
+    assert len(backups.all_of(path)) == 10
 
 
 def test_a_backup_that_cannot_be_read_keeps_no_secret_in_the_others(tmp_path: Path) -> None:
@@ -311,7 +334,7 @@ def test_an_edit_during_a_change_is_built_upon(tmp_path: Path, times: int) -> No
     assert [repo.id for repo in after.repos] == [f"by-hand-{number}" for number in range(times)]
     assert (stored(path)["instance"], len(stored(path)["repos"])) == ("you", times)
     assert [config.instance for config in told] == ["you"]
-    [backup] = backups._all(path)
+    [backup] = backups.all_of(path)
     assert len(stored(backup)["repos"]) == times, "the edit as it was, and nothing of the tries before"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backrest import wire
 from backrest.errors import UserError
+from backrest.store import mask
 from backrest.store.mask import (
     MASK,
     mask_env,
@@ -271,3 +275,50 @@ def test_masked_and_back_is_the_same(repo: Repo) -> None:
     shown = masked_repo(repo)
     assert masked_repo(shown) == shown
     assert unmask_repo(shown, repo) == repo
+
+
+class Counted(str):
+    """A text that counts the characters that are copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, key: Any) -> str:
+        part = super().__getitem__(key)
+        Counted.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize("piece", ["key\x00", "pass[", "--key,", "a=key:", "key "])
+def test_masking_a_flag_copies_it_a_few_times_and_not_once_for_each_name(
+    piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask, "mask_uri", lambda uri: uri)  # which makes a plain text of it
+    text = Counted(piece * 2000)
+    Counted.copied = 0
+    mask_flags([text])
+    assert Counted.copied <= 2 * len(text)
+
+
+def test_masks_are_put_back_in_steps_in_proportion_to_their_number() -> None:
+    def steps(count: int) -> int:
+        stored = Repo(id="r", env=[f"A{n}=secret" for n in range(count)], flags=["--key=x"] * count)
+        stored.hooks.extend(Hook(action_slack=Hook.Slack(webhook_url=f"https://x/{n}")) for n in range(count))
+        shown, taken = masked_repo(stored), 0
+        shown.env[:] = list(reversed(shown.env))  # the worst order to look for them
+
+        def step(*_: object) -> Any:
+            nonlocal taken
+            taken += 1
+            return step
+
+        before = sys.gettrace()
+        sys.settrace(step)
+        try:
+            back = unmask_repo(shown, stored)
+        finally:
+            sys.settrace(before)
+        assert sorted(back.env) == sorted(stored.env)
+        assert back.hooks == stored.hooks
+        return taken
+
+    assert steps(400) <= 2.2 * steps(200)

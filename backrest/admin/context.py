@@ -251,7 +251,10 @@ class Context:
     def engine(self) -> Engine:
         if self._engine is None:
             from backrest.engine import Engine
+            from backrest.store import access
 
+            # Hooks and command prefixes are programs: whoever may write the configuration could name them.
+            access.examine(access.of_state(self.paths, self.config.current)).require()
             engine = Engine(self.paths, self.config, self.oplog, restic_command=self._restic_command)
             # Nobody else works here (we hold the lock), so what is still "in progress" was killed.
             engine.recover()

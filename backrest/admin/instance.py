@@ -14,6 +14,7 @@ from backrest.admin.context import Context
 from backrest.admin.plans import parked_json
 from backrest.admin.registry import Emit
 from backrest.errors import ConflictError, UserError
+from backrest.store.access import examine, of_state
 from backrest.store.peers import PeerRecord
 from backrest.store.removal import withdrawn
 from backrest.store.validate import id_problem
@@ -90,6 +91,8 @@ def status(context: Context) -> dict[str, Any]:
         ],
         "archived": archived(context),
     }
+    if found := examine(of_state(context.paths, config)).all():
+        result["access"] = found
     parked = context.if_sound(lambda: context.parked.waiting(config)) or []
     if parked:
         result["parkedPlans"] = [parked_json(entry) for entry in parked]

@@ -133,6 +133,7 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             f"{gone['instanceId']}: removed {_ago(gone['archivedMillis'])}, its history of "
             f"{formats.plural(gone['operations'], 'operation')} is kept"
         )
+    lines += result.get("access", ())
     lines += [f"plan {one['plan']['id']}: {one['state']}" for one in result.get("parkedPlans", ())]
     return lines
 

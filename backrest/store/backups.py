@@ -1,4 +1,6 @@
-"""The last ten configurations, as the reference keeps them: ``<path>.bak.<YYYY-MM-DD-HH-MM-SS>``, local time.
+"""The last ten configurations, as the reference keeps them: ``<path>.bak.<YYYY-MM-DD-HH-MM-SS>``, local time; and of
+each of the last ten days with a change the first one, which is how the day before ended: a peer that may change the
+configuration, and does so again and again, replaces the last ten within seconds.
 (Without pairing secrets, configfile.for_backup: a token that was used up must not be good again in a backup.)
 
 Where two fall into one second the later gets a suffix (``.0001``): the reference overwrites the first. The
@@ -16,6 +18,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 
 from backrest.errors import StorageError
@@ -24,6 +27,7 @@ from backrest.store.files import atomic_write, discard, read_file
 from backrest.store.syscalls import storage_error
 
 KEPT = 10
+DAYS_KEPT = 10  # somebody has to notice what a peer did: a week's holiday, and some days
 _STAMP = re.compile(r"[0-9]{4}(-[0-9]{2}){5}(\.[0-9]{4,})?")
 
 
@@ -47,11 +51,18 @@ def forget(backup: Path) -> None:
 
 
 def prune(path: Path, made: Path | None) -> None:
-    """Remove all but the newest ten, of which ``made``, the one of the change just now, is one whatever its time says.
-    What cannot be removed stays: that is no reason to fail a change."""
-    others = [backup for backup in _all(path) if backup != made]
+    """Remove all but the newest ten, of which ``made``, the one of the change just now, is one whatever its time says,
+    and the first of each day. What cannot be removed stays: that is no reason to fail a change."""
+    found = _all(path)
+    first: dict[date, str] = {}
+    for in_the_past, written, name in found:
+        if in_the_past:
+            first.setdefault(date.fromtimestamp(written // 10**9), name)
+    of_days = {first[day] for day in sorted(first)[-DAYS_KEPT:]}
+    others = [name for _, _, name in found if name != os.fspath(made or "")]
     for old in others[: max(0, len(others) + (made is not None) - KEPT)]:
-        discard(old)
+        if old not in of_days:
+            discard(old)
 
 
 def rewrite(path: Path, fn: Callable[[bytes], bytes]) -> list[Path]:
@@ -59,7 +70,7 @@ def rewrite(path: Path, fn: Callable[[bytes], bytes]) -> list[Path]:
     Returns those that changed. StorageError for the first that could not be; all others are done."""
     changed: list[Path] = []
     failed: StorageError | None = None
-    for backup in _all(path):
+    for backup in all_of(path):
         try:
             data = read_file(backup)
             if (new := fn(data)) != data:
@@ -79,12 +90,17 @@ def rewrite(path: Path, fn: Callable[[bytes], bytes]) -> list[Path]:
 
 
 def newest(path: Path) -> Path | None:
-    found = _all(path)
+    found = all_of(path)
     return found[-1] if found else None
 
 
-def _all(path: Path) -> list[Path]:
+def all_of(path: Path) -> list[Path]:
     """Oldest first, and before these what has a time in the future."""
+    return [Path(name) for _, _, name in _all(path)]
+
+
+def _all(path: Path) -> list[tuple[bool, int, str]]:
+    """(not in the future, when written, name), in this order."""
     found: list[tuple[bool, int, str]] = []
     now = time.time_ns()
     prefix = f"{path.name}.bak."
@@ -94,4 +110,4 @@ def _all(path: Path) -> list[Path]:
                 with suppress(OSError):
                     written = entry.stat().st_mtime_ns
                     found.append((written <= now, written, entry.path))
-    return [Path(name) for _, _, name in sorted(found)]
+    return sorted(found)

@@ -10,6 +10,7 @@ The mask is the reference's (eight asterisks). Masking twice changes nothing.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -232,15 +233,16 @@ def mask_flags(flags: Sequence[str]) -> list[str]:
 
 def _mask_flag(flag: str) -> tuple[str, bool]:
     flag = mask_uri(flag)
+    bare = len(flag.rstrip(" ="))  # no copy of the rest for each name in it: that would be quadratic
     for found in _NAME.finditer(flag):
         if not _SENSITIVE.search(found[0]) or _PLAIN_NAME.search(found[0]):
             continue
-        rest = flag[found.end() :]
-        if not rest.strip(" ="):
-            return flag, flag.lstrip().startswith("-") and "=" not in rest
-        if rest[0] in "= \t":
+        at = found.end()
+        if at >= bare:
+            return flag, flag.lstrip().startswith("-") and "=" not in flag[at:]
+        if flag[at] in "= \t":
             # To the end: where a quoted value stops cannot be told for sure.
-            return flag[: found.end()] + rest[0] + MASK, False
+            return flag[: at + 1] + MASK, False
     return flag, False
 
 
@@ -297,16 +299,16 @@ def _back_list(
     new: Any, old: Sequence[str], shown: Sequence[str], where: tuple[str, str], problems: _Problems
 ) -> None:
     """Put back the masks in a list of texts: each stored entry, ``shown`` as this, is used once, in order."""
-    left = list(zip(shown, old, strict=True))
+    left: dict[str, deque[str]] = {}
+    for text, stored in zip(shown, old, strict=True):
+        left.setdefault(text, deque()).append(stored)
     for index, text in enumerate(new):
         if MASK not in text:
             continue
-        match = next((pair for pair in left if pair[0] == text), None)
-        if match is None:
-            problems.append(where)
+        if matches := left.get(text):
+            new[index] = matches.popleft()
         else:
-            left.remove(match)
-            new[index] = match[1]
+            problems.append(where)
 
 
 def _unmask_repo(new: Repo, old: Repo, problems: _Problems) -> None:
@@ -327,17 +329,15 @@ def _unmask_plan(new: Plan, old: Plan, problems: _Problems) -> None:
 
 def _unmask_hooks(new: Any, old: Sequence[Hook], where: str, problems: _Problems) -> None:
     """A hook is found again by all that was shown of it, else (its conditions changed, say) by its place."""
-    left: list[tuple[Hook, Hook]] = []
+    left: dict[bytes, deque[Hook]] = {}
     for hook in old:
         shown = Hook()
         shown.CopyFrom(hook)
         _mask_hook(shown)
-        left.append((shown, hook))
+        left.setdefault(shown.SerializeToString(deterministic=True), deque()).append(hook)
     for index, hook in enumerate(new):
-        match = next((pair for pair in left if pair[0] == hook), None)
-        if match is not None:
-            left.remove(match)
-            hook.CopyFrom(match[1])
+        if matches := left.get(hook.SerializeToString(deterministic=True)):
+            hook.CopyFrom(matches.popleft())
             continue
         kind = hook.WhichOneof("action")
         if kind is None:

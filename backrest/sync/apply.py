@@ -88,7 +88,7 @@ class _Room:
         self._used: int | None = None
         self._measured = 0  # the work that this push has made: a small message can be a large text
 
-    def names(self, kind: str, ident: str) -> tuple[Why, dict[str, str]] | None:
+    def names(self, kind: str, ident: str, instead: str = "") -> tuple[Why, dict[str, str]] | None:
         """Why ``ident`` cannot be the id of a new item here, and the fields of that; None: it is taken now.
 
         The store would refuse the same, and with it all of the push.
@@ -98,7 +98,7 @@ class _Room:
             self._ids = {"plan": {alike(p.id) for p in plans}, "repo": {alike(r.id) for r in repos}}
         if problem := pushed_id_problem(ident):
             return Why.BAD_ID, {"text": problem}
-        if (key := alike(ident)) in self._ids[kind]:
+        if (key := alike(ident)) in self._ids[kind] and key != alike(instead):
             return Why.ALIKE_ID, {}
         self._ids[kind].add(key)
         return None
@@ -244,7 +244,9 @@ def _write_repo(
     new.origin_instance_id = origin
     if here is None and len(config.repos) >= MOST_ITEMS:
         report.refuse("repo", repo.id, Why.FULL, limit=MOST_ITEMS)
-    elif (here is None or here.id != new.id) and (problem := room.names("repo", new.id)):
+    elif (here is None or here.id != new.id) and (
+        problem := room.names("repo", new.id, instead="" if here is None else here.id)
+    ):
         report.refuse("repo", repo.id, problem[0], **problem[1])
     elif here != new and not room.takes(new, here):
         report.refuse("repo", repo.id, Why.NO_ROOM, limit=TOTAL_BYTES >> 20)
