@@ -66,6 +66,15 @@ def test_a_later_push_changes_the_repo_that_came_from_the_same_hub() -> None:
     assert here.repos[1].password == "new"
 
 
+def test_a_repo_may_be_renamed_to_what_looks_like_itself_and_to_nothing_that_looks_like_another() -> None:
+    here = config()
+    push(here, ["receive-shared-repos"], shared())
+    assert push(here, ["receive-shared-repos"], shared(id="NAS")).changed
+    [refused] = push(here, ["receive-shared-repos"], shared(id="Local")).refused
+    assert refused.code is Why.ALIKE_ID
+    assert here.repos[1].id == "NAS"
+
+
 @pytest.mark.parametrize(
     ("grants", "fields", "reason"),
     [
