@@ -31,6 +31,8 @@ from backrest.crypto import mlkem
 from backrest.engine import Engine
 from backrest.errors import BackrestError, CorruptError, StorageError, UserError
 from backrest.net.connect import ConnectApp, Stream
+from backrest.net.crowd import Crowd
+from backrest.net.descriptors import connections_within, raise_limit
 from backrest.net.server import App, ServerSettings, TlsFiles, serve
 from backrest.protocol.session import Limits
 from backrest.store.access import Watched, examine, of_state
@@ -68,6 +70,7 @@ COLLECT_OLDER = (2, 2)
 def run(settings: Settings) -> None:
     """Serve until a signal ends it. Raises BackrestError for what keeps it from starting."""
     mlkem.self_test()
+    raise_limit()
     paths = Paths(settings.config_file, settings.data_dir)
     examine(_depends_on(settings, paths)).require()
     with held(paths):  # a command may be at work for a moment, or the daemon before us be stopping
@@ -159,6 +162,8 @@ class _Daemon:
         }
         self._hub = Hub(**parts, shares=self._shares, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
         self._clients = Clients(**parts, parked=self._parked, dial=dialer(settings.ca_file))  # type: ignore[arg-type]
+        self._bounds = _bounds(settings.trusted_proxies)
+        self._crowd = Crowd(self._bounds)  # of all ports together: descriptors and memory are the process's
         self._stopping = trio.Event()
 
     async def main(self) -> None:
@@ -214,7 +219,8 @@ class _Daemon:
                 tls=tls,
                 shutdown=self._stopping,
                 grace_s=GRACE_S,
-                settings=_bounds(self._settings.trusted_proxies),
+                settings=self._bounds,
+                crowd=self._crowd,
             )
         )
         scheme = "http" if tls is None else "https"
@@ -325,9 +331,11 @@ async def _housework(failed: str, function: Callable[[], object]) -> None:
 
 
 def _bounds(trusted_proxies: Sequence[str]) -> ServerSettings:
-    """A proxy brings the connections of everybody: its address has no limit of its own."""
+    """A proxy brings the connections of everybody: its address has no limit of its own. And connections must leave
+    descriptors for the rest."""
     default = ServerSettings()
-    return replace(default, unlimited=(*default.unlimited, *trusted_proxies))
+    most = min(default.max_connections, connections_within())
+    return replace(default, unlimited=(*default.unlimited, *trusted_proxies), max_connections=most)
 
 
 def _host(host: str) -> str:

@@ -114,6 +114,8 @@ class Pipe:
         if not self.lost:
             self.other._in_send.close()
 
+    def let_in(self) -> None: ...
+
     async def end(self) -> None:
         await trio.lowlevel.checkpoint()
         self.close()

@@ -8,6 +8,7 @@ import itertools
 import h2.errors
 import h2.events
 import h2peer
+import hpack
 import httpx
 import pytest
 import trio
@@ -358,6 +359,43 @@ async def test_a_header_block_without_end_is_refused() -> None:
         block = raw(h2peer.HEADERS_FRAME, 0, bytes(30_000)) + raw(h2peer.CONTINUATION, 0, bytes(30_000)) * 2
         await peer.stream.send_all(block)
         assert "a header block that is too long" in str(await fails(stream))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("content-type", h2peer.TYPE)],
+        [(":status", "")],
+        [(":status", "20")],
+        [(":status", "101")],
+        [(":status", "099")],
+        [(":status", "2000")],
+        [(":status", "\u0662\u0660\u0660")],
+        [(":status", "200"), (":status", "200")],
+        [(":status", "200"), (":path", "/")],
+        [(":status", "200"), (":new", "x")],
+        [("content-type", h2peer.TYPE), (":status", "200")],
+        [(":status", "200"), ("Content-Type", h2peer.TYPE)],
+        [(":status", "200"), ("connection", "close")],
+        [(":status", "200"), ("keep-alive", "5")],
+        [(":status", "200"), ("proxy-connection", "close")],
+        [(":status", "200"), ("transfer-encoding", "chunked")],
+        [(":status", "200"), ("upgrade", "h2c")],
+        [(":status", "200"), ("x", "a\nb")],
+        [(":status", "200"), ("", "x")],
+        [(":status", "200"), ("content-length", "1"), ("content-length", "2")],
+    ],
+    ids=repr,
+)
+async def test_a_malformed_response_is_no_response(fields: list[tuple[str, str]]) -> None:
+    """RFC 9113, 8.2 and 8.3.2."""
+    async with scene() as (stream, peer):
+        await peer.request()
+        block = hpack.Encoder().encode(fields)
+        await peer.stream.send_all(raw(h2peer.HEADERS_FRAME, 4, block))
+        await peer.stream.send_all(raw(h2peer.DATA, 0, b"as if it were good"))
+        assert "broke the rules of HTTP/2" in str(await fails(stream))
+        assert stream.status is None
 
 
 async def test_settings_without_end_are_refused() -> None:

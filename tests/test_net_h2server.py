@@ -137,7 +137,7 @@ async def test_credit_comes_back_when_the_application_reads_and_not_before(jump_
         read.set()
         await client.until(h2.events.WindowUpdated, stream_id=stream_id)
         await client.data(stream_id, b"more", end=True)
-        assert (await client.response(stream_id))[2] == b"%d" % (1024 * 1024 + 4)
+        assert (await client.response(stream_id))[2] == b"%d" % (16 * 1024 + 4)
 
 
 async def echo_length(receive: Receive, send: Send) -> None:
@@ -157,22 +157,58 @@ async def fill(client: RawClient, stream_id: int) -> int:
     return sent
 
 
-async def test_what_an_application_leaves_unread_is_credited_to_the_connection(jump_clock: Clock) -> None:
-    """Twelve streams of a whole window each: four would use up the connection's."""
-    filled = [trio.Event() for _ in range(12)]
+async def test_streams_that_nobody_reads_do_not_hold_the_connection(jump_clock: Clock) -> None:
+    """A proxy shares it: 300 full windows are more than the connection's, and another stream goes on."""
 
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["path"] != "/":
-            await filled[int(scope["path"][1:])].wait()
-        await done(scope, receive, send)
+        await (echo if scope["path"] == "/live" else deaf)(scope, receive, send)
 
     async with ours(app) as server, server.client() as client:
-        await client.response(await client.request(b"/", end=True))
-        for number, full in enumerate(filled):
-            stream_id = await client.request(b"/%d" % number)
-            assert await fill(client, stream_id) == 1024 * 1024
-            full.set()
-            await client.response(stream_id)
+        live = await client.request(b"/live")
+        await client.until(h2.events.RemoteSettingsChanged)
+        for _ in range(300):
+            assert await fill(client, await client.request(b"/unread")) == 16 * 1024
+            await client.data(live, b"?")
+            await client.until(h2.events.DataReceived, stream_id=live)
+
+
+async def test_a_body_that_comes_before_the_peer_knows_our_window_arrives_whole(jump_clock: Clock) -> None:
+    """Its stream begins with HTTP/2's own window, which is larger."""
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send(START)
+        await echo_length(receive, send)
+
+    async with ours(app) as server, server.client() as client:
+        stream_id = await client.request()
+        for _ in range(3):
+            await client.data(stream_id, bytes(16_384))
+        await client.data(stream_id, bytes(16_383), end=True)
+        assert (await client.response(stream_id))[2] == b"65535"
+
+
+@pytest.mark.parametrize(("let_in", "window"), [(False, 16 * 1024), (True, 1024 * 1024)])
+async def test_the_window_grows_when_a_peer_that_is_let_in_sends(
+    let_in: bool, window: int, jump_clock: Clock
+) -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send(START)
+        if let_in:
+            scope["state"]["backrest.let_in"]()
+        for _ in range(2):
+            await receive()
+            await send(body(b"read"))
+        await trio.sleep_forever()
+
+    async with ours(app) as server, server.client() as client:
+        stream_id = await client.request()
+        await client.until(h2.events.RemoteSettingsChanged)
+        await client.data(stream_id, bytes(8 * 1024 - 1))
+        await client.until(h2.events.DataReceived)
+        assert client.h2.local_flow_control_window(stream_id) == 8 * 1024 + 1, "credit for half a window"
+        await client.data(stream_id, b"x")
+        await client.until(h2.events.WindowUpdated, stream_id=stream_id)
+        assert client.h2.local_flow_control_window(stream_id) == window
 
 
 async def test_bodies_of_refused_requests_are_credited_to_the_connection(jump_clock: Clock) -> None:

@@ -31,12 +31,18 @@ class Owner:
     def start_response(self, *args: Any) -> None: ...
     def wants_to_send(self, *args: Any) -> None: ...
     def break_off(self, *args: Any) -> None: ...
+    def let_in(self, *args: Any) -> None: ...
+    def left(self, *args: Any) -> None: ...
+
+
+def made(owner: Owner) -> H2Stream:
+    return H2Stream(owner, 1, head_only=False, stall_s=1, window=100_000, full_window=100_000)
 
 
 async def test_small_frames_are_kept_as_bytes_and_not_as_objects() -> None:
     """A window of a million one-byte frames must not become a million objects, nor a million messages."""
     owner = Owner()
-    stream = H2Stream(owner, 1, head_only=False, stall_s=1)
+    stream = made(owner)
     tracemalloc.start()
     for _ in range(100_000):
         stream.feed(b"x", 1)
@@ -49,7 +55,7 @@ async def test_small_frames_are_kept_as_bytes_and_not_as_objects() -> None:
 
 
 async def test_small_messages_are_kept_as_bytes_and_not_as_objects() -> None:
-    stream = H2Stream(Owner(), 1, head_only=False, stall_s=1)
+    stream = made(Owner())
     await stream.send(START)
     tracemalloc.start()
     for _ in range(h2stream.HIGH_WATER):
@@ -64,7 +70,7 @@ async def test_small_messages_are_kept_as_bytes_and_not_as_objects() -> None:
 async def test_what_is_sent_comes_out_whole_however_it_is_taken(
     messages: list[bytes], limits: list[int]
 ) -> None:
-    stream = H2Stream(Owner(), 1, head_only=False, stall_s=1)
+    stream = made(Owner())
     for message in messages:
         stream._push(message)
     taken = b""

@@ -163,6 +163,17 @@ async def test_applications_of_streams_reset_at_once_still_count(jump_clock: Clo
         pytest.param([(b"x", b"a"), (b":path", b"/b")], id="late pseudo-header"),
         pytest.param([(b":path", b"/b")], id="second path"),
         pytest.param([(b":protocol", b"websocket")], id="extended CONNECT"),
+        pytest.param([(b":status", b"200")], id="pseudo-header of a response"),
+        pytest.param([(b"keep-alive", b"5")], id="keep-alive"),
+        pytest.param([(b"proxy-connection", b"close")], id="proxy-connection"),
+        pytest.param([(b"upgrade", b"h2c")], id="upgrade"),
+        pytest.param([(b"te", b"gzip")], id="te"),
+        pytest.param([(b"te", b"trailers, gzip")], id="te of two"),
+        pytest.param([(b"host", b"y")], id="another host"),
+        pytest.param([(b"host", b"x"), (b"host", b"x")], id="two hosts"),
+        pytest.param([(b"content-length", b"+1")], id="content-length of no digits"),
+        pytest.param([(b"content-length", b"1"), (b"content-length", b"2")], id="two content-lengths"),
+        pytest.param([(b"content-length", b"9" * 5000)], id="endless content-length"),
     ],
 )
 async def test_a_malformed_request_harms_only_its_stream(
@@ -175,6 +186,68 @@ async def test_a_malformed_request_harms_only_its_stream(
         assert event.error_code == ErrorCodes.PROTOCOL_ERROR
         await client.data(other, b"still here", end=True)
         assert (await client.response(other))[2] == b"still here"
+
+
+WHOLE = {b":method": b"POST", b":path": b"/", b":scheme": b"http", b":authority": b"x"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: None} for name in (b":method", b":path", b":scheme")),
+        *({name: b""} for name in (b":method", b":path", b":scheme")),
+        {b":path": b"*"},
+        {b":path": b"x"},
+        {b":scheme": b"1"},
+        {b":authority": b"you@x"},
+    ],
+    ids=repr,
+)
+async def test_a_request_without_good_pseudo_headers_harms_only_its_stream(
+    wrong: dict[bytes, bytes | None], jump_clock: Clock
+) -> None:
+    async with ours(echo) as server, server.client() as client:
+        other = await client.request()
+        stream_id = client.h2.get_next_available_stream_id()
+        headers = [(name, value) for name, value in {**WHOLE, **wrong}.items() if value is not None]
+        await client.head(stream_id, headers)
+        event = await client.until(h2.events.StreamReset, stream_id=stream_id)
+        assert event.error_code == ErrorCodes.PROTOCOL_ERROR
+        await client.data(other, b"still here", end=True)
+        assert (await client.response(other))[2] == b"still here"
+
+
+@pytest.mark.parametrize("extra", [[(b"te", b"trailers")], [(b"host", b"X")], [(b"content-length", b"4")]])
+async def test_what_http2_allows_is_answered(extra: list[tuple[bytes, bytes]], jump_clock: Clock) -> None:
+    async with ours(echo) as server, server.client() as client:
+        stream_id = await client.request(b"/", *extra, body=b"four", end=True)
+        assert (await client.response(stream_id))[2] == b"four"
+
+
+@pytest.mark.parametrize(
+    ("declared", "sent"), [(b"3", b"four"), (b"5", b"four"), (b"0", b"four"), (b"1", b"")]
+)
+async def test_a_body_that_is_not_as_long_as_declared_harms_only_its_stream(
+    declared: bytes, sent: bytes, jump_clock: Clock
+) -> None:
+    async with ours(echo) as server, server.client() as client:
+        other = await client.request()
+        stream_id = await client.request(b"/", (b"content-length", declared), body=sent, end=True)
+        event = await client.until(h2.events.StreamReset, stream_id=stream_id)
+        assert event.error_code == ErrorCodes.PROTOCOL_ERROR
+        await client.data(other, b"still here", end=True)
+        assert (await client.response(other))[2] == b"still here"
+
+
+async def test_trailers_with_a_pseudo_header_harm_only_their_stream(jump_clock: Clock) -> None:
+    async with ours(echo) as server, server.client() as client:
+        good, bad = await client.request(), await client.request()
+        await client.head(bad, [(b":path", b"/")], end=True)
+        event = await client.until(h2.events.StreamReset, stream_id=bad)
+        assert event.error_code == ErrorCodes.PROTOCOL_ERROR
+        await client.data(good, b"good")
+        await client.head(good, [(b"x", b"y")], end=True)
+        assert (await client.response(good))[2] == b"good"
 
 
 async def test_surrounding_blanks_in_a_header_are_taken_off(jump_clock: Clock) -> None:

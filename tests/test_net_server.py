@@ -365,7 +365,7 @@ TABLE = [
     Row("client's TCP resets", partial(client_gone, leave=leave_by_tcp_reset), "OSError", "send hangs"),
     Row("tight loop after a reset", tight_loop_after_reset, "others may run", "nobody else runs"),
     Row("end at shutdown", end_at_shutdown, "END_STREAM, then GOAWAY", "END_STREAM is lost"),
-    Row("windows", windows, f"{1024 * 1024} and {4 * 1024 * 1024}", "65535 and 65535"),
+    Row("windows", windows, f"{16 * 1024} and {4 * 1024 * 1024}", "65535 and 65535"),
 ]
 
 

@@ -6,7 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from backrest.sync.gate import FailureLimit, Gate, client_address, limit_key
+from backrest.net.address import client_address, limit_key
+from backrest.sync.gate import FailureLimit, Gate
 
 
 async def test_one_address_cannot_take_all_places() -> None:
@@ -55,6 +56,27 @@ async def test_a_visitor_that_gives_up_waiting_takes_no_place_with_it() -> None:
         assert await gate.place(address, until=trio.current_time()) is None
     taken.leave()
     assert await gate.place("b", until=trio.current_time()) is not None
+
+
+async def test_those_who_are_known_have_their_turn_between_the_work_on_others() -> None:
+    gate = Gate(total=100, per_address=100)
+    turns, worst = 0, 0
+
+    async def stranger() -> None:
+        nonlocal turns
+        place = await gate.place("a")
+        assert place is not None
+        with place:
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(stranger)
+        while turns < 100:
+            before = turns
+            await trio.lowlevel.checkpoint()
+            worst = max(worst, turns - before)
+    assert 0 < worst <= 4
 
 
 def test_failed_pairings_are_limited_for_each_address_and_in_all() -> None:

@@ -164,8 +164,27 @@ async def test_who_waits_in_vain_for_a_place_hears_why(autojump_clock: MockClock
     async with hub.running():
         hub.hub._gate = Gate(total=0)  # as if all were taken
         late = visitor(world, hub)
+        await late.pipe.send(b"a piece of work")
         assert (await late.until_end()).code == "unavailable"
-        assert trio.current_time() == 15
+        assert trio.current_time() == 14.5
+
+
+async def test_who_is_silent_keeps_nobody_out(autojump_clock: MockClock, world: World) -> None:
+    """All are of one address, which has eight places: for work, and not for streams."""
+    hub = world.instance("hub")
+    async with hub.running():
+        for number in range(100):
+            silent = visitor(world, hub, f"silent-{number}")
+            if number % 2:
+                await silent.exchange_keys()
+        honest = visitor(world, hub, "honest")
+        authorize(hub, honest)
+        await honest.shake_hands()
+        await wait_all_tasks_blocked()
+        record = hub.peers.get(honest.identity.keyid)
+        assert record is not None
+        assert record.state == CONNECTED
+        assert trio.current_time() == 0
 
 
 async def test_what_goes_wrong_in_this_program_ends_that_session_alone(

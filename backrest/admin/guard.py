@@ -29,9 +29,10 @@ import orjson
 import trio
 
 from backrest.errors import Code, StorageError, UserError
+from backrest.net.address import limit_key
 from backrest.net.h2stream import Message, Scope
 from backrest.store.files import atomic_write, read_file
-from backrest.sync.gate import FailureLimit, limit_key
+from backrest.sync.gate import FailureLimit
 
 log = logging.getLogger("backrest.admin")
 
@@ -108,6 +109,7 @@ class Guard:
                 await _drop_body(receive)
                 await _refuse(send, *refusal)
                 return
+            scope["state"]["backrest.let_in"]()
         await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, Code, str, Mapping[str, str]] | None:

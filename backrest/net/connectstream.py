@@ -160,11 +160,23 @@ class ConnectStream:
             if self.gone.is_set():
                 return
 
+    def let_in(self) -> None:
+        """The handler knows whose stream this is: it is no longer among those that have to go when there are too many,
+        and may send at its full speed."""
+        if self._direct is not None:
+            self._direct.let_in()
+
     async def _bounded(self, handler: Callable[[ConnectStream], Awaitable[None]]) -> ConnectError | None:
-        if self.timeout_s is None:
+        with trio.CancelScope() as scope:
+            if self.timeout_s is not None:
+                scope.deadline = trio.current_time() + self.timeout_s
+            if self._direct is not None:
+                self._direct.standing = scope
+                if self._direct.turned_away:
+                    scope.cancel()
             return await self._handled(handler)
-        with trio.move_on_after(self.timeout_s):
-            return await self._handled(handler)
+        if self._direct is not None and self._direct.turned_away:
+            return ConnectError(Code.UNAVAILABLE, "too many others want to be let in: try again later")
         return ConnectError(Code.DEADLINE_EXCEEDED, f"not done within {self.timeout_s} s")
 
     async def _handled(self, handler: Callable[[ConnectStream], Awaitable[None]]) -> ConnectError | None:

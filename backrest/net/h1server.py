@@ -106,7 +106,9 @@ class H1Connection:
         scheme: str,
         client: tuple[str, int] | None,
         server: tuple[str, int] | None,
+        let_in: Callable[[], None],
     ) -> None:
+        """``let_in`` is for the application to call, once it knows whose the connection is."""
         self._stream = stream
         self._worker = worker
         self._lock = trio.Lock()
@@ -119,7 +121,7 @@ class H1Connection:
             config,
             worker,
             self._tasks,
-            ConnectionState({}),
+            ConnectionState({"backrest.let_in": let_in}),
             scheme == "https",
             client,
             server,
@@ -143,6 +145,11 @@ class H1Connection:
         """Close when no request is being answered (the protocol closes by itself after one)."""
         if self._idle:
             self._reading.cancel()
+
+    def turn_away(self) -> None:
+        """Others need the room: it ends now."""
+        self._reading.cancel()
+        self.cancel_apps()
 
     def cancel_apps(self) -> None:
         nursery = self._tasks._nursery

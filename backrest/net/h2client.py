@@ -385,7 +385,7 @@ class Connection:
         assert isinstance(headers, list)
         fields = [(bytes(name), bytes(value)) for name, value in headers]
         status = dict(fields).get(b":status", b"")
-        if len(status) != 3 or not status.isdigit():
+        if len(status) != 3 or not status.isdigit() or status < b"100":
             self._fail(self._against_the_rules(f"a status of {status[:20]!r}"))
             return
         self.headers = httpx.Headers([f for f in fields if not f[0].startswith(b":")], encoding="latin-1")

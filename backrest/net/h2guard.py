@@ -34,6 +34,7 @@ MAX_HEADER_BLOCK = 32 * 1024
 # h2 keeps a queue of some 700 bytes for every setting it was ever sent, known or not, and there are 65,536
 # ids. Peers send their six settings once.
 MAX_SETTINGS = 500
+SETTING_COST = 700
 
 # Frames that bring nothing (SETTINGS, PING, empty DATA, PRIORITY, WINDOW_UPDATE, resets, unknown ones).
 # Behind one proxy connection a thousand clients may come back at once (a HEADERS and some WINDOW_UPDATE
@@ -51,7 +52,7 @@ RESET_BURST = 2_000
 RESETS_PER_SECOND = 50.0
 
 DATA, HEADERS, SETTINGS, CONTINUATION = 0x0, 0x1, 0x4, 0x9
-END_STREAM, ACK, PADDED = 0x1, 0x1, 0x8
+END_STREAM, ACK, END_HEADERS, PADDED = 0x1, 0x1, 0x4, 0x8
 
 
 class FloodError(Exception):
@@ -84,11 +85,12 @@ class Bucket:
 class FrameGuard:
     """Watches the bytes of one connection. ``open_streams`` holds the ids whose DATA somebody reads."""
 
-    __slots__ = ("_block", "_head", "_open", "_resets", "_settings", "_skip", "_tokens")
+    __slots__ = ("_block", "_head", "_length", "_open", "_resets", "_settings", "_skip", "_tokens")
 
     def __init__(self, open_streams: Container[int], now: float) -> None:
         self._open = open_streams
         self._skip = PREFACE_LENGTH  # bytes still to pass: the preface, then each frame's payload
+        self._length = PREFACE_LENGTH  # of what ``_skip`` belongs to
         self._head = b""  # the beginning of a frame header that came in two pieces
         self._block = 0  # bytes of the header block that is being received
         self._settings = 0
@@ -118,10 +120,16 @@ class FrameGuard:
                 break
             self._head = b""
             frames += 1
-            self._skip = int.from_bytes(head[:3], "big")
+            self._skip = self._length = int.from_bytes(head[:3], "big")
             self._admit(self._skip, head[3], head[4], int.from_bytes(head[5:9], "big"))
         if start < end:
             yield data[start:end]
+
+    @property
+    def held(self) -> int:
+        """Bytes that h2 keeps of the peer, about: an incomplete frame or header block, and what it was ever set."""
+        part = self._length - self._skip if self._skip else 0
+        return part + self._block + self._settings * SETTING_COST
 
     def sent(self, octets: int) -> None:
         """So many bytes of DATA went out: the peer earns the frames that acknowledge them."""
@@ -144,6 +152,8 @@ class FrameGuard:
             self._block = length + (self._block if kind == CONTINUATION else 0)
             if self._block > MAX_HEADER_BLOCK:
                 raise FloodError(ErrorCodes.ENHANCE_YOUR_CALM, "a header block that is too long")
+            if flags & END_HEADERS:
+                self._block = 0
         elif kind == SETTINGS and not flags & ACK:
             self._settings += 1 + length // 6
             if self._settings > MAX_SETTINGS:

@@ -7,7 +7,9 @@ rules keep peers apart from each other and from us.
   the protocol, each stream's outbox for bodies), so nobody waits behind somebody else's write, and the order
   of the bytes is the order in which h2 made them: a GOAWAY cannot overtake an END_STREAM.
 - The reader never waits for an application. What an application does not take is bounded by its stream's
-  window. It waits only while ``_out`` is long, that is when the peer makes us answer and does not read.
+  window, which is small until the peer is let in, and counted (net/crowd). Credit of the connection goes back at
+  once: who is not read holds nothing that others need. The reader waits only while ``_out`` is long, that is when
+  the peer makes us answer and does not read.
 - Nothing here raises because of a peer. A malformed request is reset, a broken protocol ends the connection
   with GOAWAY, and each says so in one line.
 
@@ -32,14 +34,16 @@ from h2.events import (
     RequestReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
+from backrest.net.crowd import CONNECTION_COST, Crowd, Guest
 from backrest.net.h2guard import FloodError, FrameGuard
 from backrest.net.h2settings import ServerSettings, open_h2
-from backrest.net.h2stream import H2Stream, Message, Scope, build_scope
+from backrest.net.h2stream import H2Stream, Message, Scope, build_scope, check_trailers, declared_length
 from backrest.net.tcp import close_now
 
 log = logging.getLogger("backrest.net")
@@ -61,6 +65,9 @@ FRAME_SIZE = 64 * 1024
 # Longer than that, we do not read from it either.
 OUT_LIMIT = 64 * 1024
 
+# What h2 keeps of each stream that has ended, up to ServerConnection.MAX_CLOSED_STREAMS of them.
+CLOSED_COST = 100
+
 # How long a connection that is over may still drain: closing a socket with unread data in it sends a TCP
 # reset, which would destroy the last thing we said.
 LINGER_S = 1.0
@@ -79,13 +86,20 @@ class H2Protocol:
         client: tuple[str, int] | None,
         server: tuple[str, int] | None,
         extra_headers: Callable[[], list[tuple[bytes, bytes]]] = list,
+        crowd: Crowd | None = None,
     ) -> None:
+        """``crowd``: where who is not let in is counted. None when whoever reaches the socket is let in."""
         self._app = app
         self._transport = transport
         self._settings = settings
         self._scheme, self._client, self._server = scheme, client, server
         self._extra_headers = extra_headers
-        self._h2 = open_h2(settings)
+        self._crowd = crowd
+        self._window = settings.stream_window if crowd is None else settings.guest_window
+        self._h2 = open_h2(settings, self._window)
+        self._guest: Guest | None = None  # while nobody on this connection is let in
+        self._known = 0  # streams that are let in
+        self._uncredited = 0  # bytes for which the connection has not given its credit back
         self._streams: dict[int, H2Stream] = {}  # those whose response has not ended
         self._ready: dict[int, H2Stream] = {}  # an ordered set: those with bytes to send, next one first
         self._guard = FrameGuard(self._streams, trio.current_time())
@@ -101,7 +115,16 @@ class H2Protocol:
     async def run(self, first: bytes, *, deadline: float) -> None:
         """``first`` is what was already read; ``deadline`` is when a stream must have been opened."""
         self._reading.deadline = deadline
+        self._be_guest()
         self._flush_h2()
+        try:
+            await self._run(first)
+        finally:
+            if self._guest is not None:
+                self._guest.leave()
+                self._guest = None
+
+    async def _run(self, first: bytes) -> None:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._write)
             with self._reading:
@@ -149,8 +172,11 @@ class H2Protocol:
                     await trio.lowlevel.checkpoint()
                     if self._closing:
                         return
+                self._weigh()  # before the events: what was an incomplete frame may be a stream's now
                 for event in self._h2.receive_data(piece):
                     self._handle(event)
+                    if self._closing:
+                        return
                 self._flush_h2()
                 while len(self._out) > OUT_LIMIT and not self._closing:
                     await self._out_lot.park()
@@ -162,16 +188,18 @@ class H2Protocol:
     def _handle(self, event: Event) -> None:
         match event:
             case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
-                stream = self._streams.get(stream_id)
-                if stream is None:
-                    # Late DATA of a stream whose response has ended: nobody waits for it, but its credit is
-                    # the connection's.
-                    self._h2.acknowledge_received_data(length, stream_id)
-                else:
-                    stream.feed(data, length)
+                self._credit_connection(length)
+                # Without one it is late DATA of a stream whose response has ended: nobody waits for it.
+                if (stream := self._streams.get(stream_id)) is not None and not stream.feed(data, length):
+                    self._malformed(stream_id, "a body that is longer than its content-length")
             case StreamEnded(stream_id=stream_id):
-                if stream_id in self._streams:
-                    self._streams[stream_id].feed_end()
+                if (stream := self._streams.get(stream_id)) is not None and not stream.feed_end():
+                    self._malformed(stream_id, "a body that is shorter than its content-length")
+            case TrailersReceived(stream_id=stream_id):
+                try:
+                    check_trailers([(bytes(name), bytes(value)) for name, value in event.headers or ()])
+                except ValueError as error:
+                    self._malformed(stream_id, str(error))
             case RequestReceived():
                 self._open(event)
             case StreamReset(stream_id=stream_id):
@@ -203,20 +231,70 @@ class H2Protocol:
                 client=self._client,
                 server=self._server,
             )
+            length = declared_length(scope)
         except ValueError as error:
-            log.info("%s: a malformed request: %s", self._peer, error)
-            self._reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
-            self._guard.reset()
+            self._malformed(stream_id, str(error))
             return
         stream = H2Stream(
-            self, stream_id, head_only=scope["method"] == "HEAD", stall_s=self._settings.stall_s
+            self,
+            stream_id,
+            head_only=scope["method"] == "HEAD",
+            stall_s=self._settings.stall_s,
+            window=self._window,
+            full_window=self._settings.stream_window,
+            length=length,
         )
         scope["extensions"]["backrest.stream"] = stream
+        scope["state"]["backrest.let_in"] = stream.let_in
         self._streams[stream_id] = stream
+        if self._crowd is not None:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            stream.guest = self._crowd.stream(self._peer, headers, stream.turn_away)
+            if stream.finished or self._closing:
+                return  # the first to go was this one
         self._reading.deadline = float("inf")
         self._apps += 1
         assert self._nursery is not None
         self._nursery.start_soon(self._run_app, scope, stream, name=f"request {scope['path'][:80]}")
+
+    def _malformed(self, stream_id: int, what: str) -> None:
+        """A fault of that stream only (RFC 9113, 8.1.1)."""
+        log.info("%s: a malformed request: %s", self._peer, what)
+        self._reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+        if stream_id in self._streams:
+            self._forget(stream_id, "the request is malformed")
+        self._guard.reset()
+
+    # Who is let in.
+
+    def _be_guest(self) -> None:
+        if self._crowd is not None:
+            self._guest = self._crowd.connection(self._peer, self.turn_away)
+
+    def _weigh(self) -> None:
+        if self._guest is not None:
+            closed = len(self._h2._closed_streams) * CLOSED_COST
+            self._guest.weigh(CONNECTION_COST + self._guard.held + len(self._out) + closed)
+
+    def turn_away(self) -> None:
+        """Others need the room: this connection ends now, and says nothing to who does not listen."""
+        self._abandon("there was no room for it")
+        self._out.clear()
+        self._out_lot.unpark_all()
+        self._reading.cancel()
+
+    def let_in(self, stream: H2Stream) -> None:
+        """The application knows whose this is."""
+        self._known += 1
+        if self._guest is not None:
+            self._guest.leave()
+            self._guest = None
+
+    def left(self, stream: H2Stream) -> None:
+        """A stream that was let in is over."""
+        self._known -= 1
+        if not self._known and not self._closing:
+            self._be_guest()
 
     async def _run_app(self, scope: Scope, stream: H2Stream) -> None:
         try:
@@ -257,9 +335,16 @@ class H2Protocol:
             self._ended(stream)
 
     def give_credit(self, stream: H2Stream, octets: int) -> None:
-        if not self._closing:
-            self._h2.acknowledge_received_data(octets, stream.id)
+        if not self._closing and not stream.request_ended and stream.id in self._streams:
+            self._h2.increment_flow_control_window(octets, stream.id)
             self._flush_h2()
+
+    def _credit_connection(self, octets: int) -> None:
+        """At once, whoever reads it: see ServerSettings.connection_window."""
+        self._uncredited += octets
+        if self._uncredited >= self._settings.connection_window // 4 and not self._closing:
+            self._h2.increment_flow_control_window(self._uncredited)
+            self._uncredited = 0
 
     def break_off(self, stream: H2Stream, reason: str, code: ErrorCodes = ErrorCodes.CANCEL) -> None:
         if not stream.finished:

@@ -15,6 +15,8 @@ from h2.settings import SettingCodes, Settings
 
 from backrest.net import h2guard
 
+DEFAULT_WINDOW = 65_535  # RFC 9113, 6.9.2
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
@@ -31,9 +33,19 @@ class ServerSettings:
     max_per_address: int = 256
     # Not counted: the proxy on this machine brings everybody. Addresses and networks; a remote proxy's belong here.
     unlimited: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    # Of all addresses together. The process lowers it to what its file descriptors allow: see net/descriptors.
+    max_connections: int = 10_000
     # A proxy shares two connections among all its clients; DESIGN.md wants a thousand of them.
     max_streams: int = 2_000
+    # Of all connections together: who is not let in (see net/crowd). A thousand clients that come back at once are
+    # half of it, and 2,000 with full windows take what the memory allows.
+    max_guest_streams: int = 2_000
+    max_guest_bytes: int = 64 * 1024 * 1024
+    # What a stream may send before it is let in: the handshake has 6 KiB. Afterwards as much as a round trip brings.
+    guest_window: int = 16 * 1024
     stream_window: int = 1024 * 1024
+    # Its credit goes back as soon as bytes are here: streams are bounded by windows of their own, and a stream that is
+    # not read must not hold what the others of the connection need. So this is the bound of what is under way.
     connection_window: int = 4 * 1024 * 1024
     # As advertised and as enforced by the HPACK decoder (a small block can unpack to a large list).
     max_header_list: int = 16 * 1024
@@ -51,13 +63,24 @@ class ServerConnection(H2Connection):
         frame._body_repr = str
         return super()._receive_frame(frame)
 
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
+        # h2 ends the whole connection, which a proxy shares, for a content-length that is wrong. The stream's own is
+        # looked at in h2stream. (h2 4.4.1, stream.py: an expected length of None is not compared.)
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _unchecked  # type: ignore[method-assign]
+        return stream
+
     def forget(self) -> None:
         """It is over. Its table holds its own methods: a circle, and 20 KiB until the collector finds it."""
         self._frame_dispatch_table.clear()
 
 
-def open_h2(settings: ServerSettings) -> ServerConnection:
-    """A server's connection whose SETTINGS and window are ready to be sent."""
+def _unchecked(headers: object) -> None:
+    pass
+
+
+def open_h2(settings: ServerSettings, stream_window: int) -> ServerConnection:
+    """A server's connection whose SETTINGS and window are ready to be sent; ``stream_window`` is a new stream's."""
     connection = ServerConnection(
         H2Configuration(
             client_side=False,
@@ -67,18 +90,23 @@ def open_h2(settings: ServerSettings) -> ServerConnection:
             normalize_outbound_headers=False,
         )
     )
+    announced = {
+        SettingCodes.INITIAL_WINDOW_SIZE: stream_window,
+        SettingCodes.MAX_CONCURRENT_STREAMS: settings.max_streams,
+        SettingCodes.MAX_FRAME_SIZE: h2guard.MAX_FRAME,
+        SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_list,
+    }
+    connection.local_settings = Settings(client=False, initial_values=announced)
+    connection.initiate_connection()
+    # Until the peer acknowledges them, its streams have HTTP/2's own window (RFC 9113, 6.9.3): one that sends before it
+    # has read ours does nothing wrong.
+    first = max(stream_window, DEFAULT_WINDOW)
     connection.local_settings = Settings(
-        client=False,
-        initial_values={
-            SettingCodes.INITIAL_WINDOW_SIZE: settings.stream_window,
-            SettingCodes.MAX_CONCURRENT_STREAMS: settings.max_streams,
-            SettingCodes.MAX_FRAME_SIZE: h2guard.MAX_FRAME,
-            SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_list,
-        },
+        client=False, initial_values={**announced, SettingCodes.INITIAL_WINDOW_SIZE: first}
     )
+    connection.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = stream_window
     # These two are otherwise raised or lowered only when the peer acknowledges the settings.
     connection.max_inbound_frame_size = h2guard.MAX_FRAME
     connection.decoder.max_header_list_size = settings.max_header_list
-    connection.initiate_connection()
-    connection.increment_flow_control_window(settings.connection_window - 65_535)
+    connection.increment_flow_control_window(settings.connection_window - DEFAULT_WINDOW)
     return connection

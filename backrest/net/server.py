@@ -11,14 +11,12 @@ Hypercorn's parts used here are not its public interface, so the version is chec
 
 from __future__ import annotations
 
-import ipaddress
+import errno
 import logging
 import math
 import socket as stdlib_socket
 import ssl
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,11 +28,12 @@ from hypercorn.logging import Logger
 from hypercorn.trio.worker_context import WorkerContext
 
 from backrest.errors import UserError
+from backrest.net.crowd import Crowd, Guest
 from backrest.net.h1server import H1Connection
 from backrest.net.h2server import RECEIVE_SIZE, App, H2Protocol, log, log_failure
 from backrest.net.h2settings import ServerSettings
 from backrest.net.sockets import BindError, open_listeners
-from backrest.net.tcp import TcpListener, TcpStream
+from backrest.net.tcp import TcpListener, TcpStream, close_now
 
 __all__ = ["App", "BindError", "ServerSettings", "TlsFiles", "check_hypercorn", "serve"]
 
@@ -42,7 +41,8 @@ HYPERCORN = "0.18.0"
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-# A flood of connections is one line of the log a minute.
+# Descriptors are out: others may close some meanwhile. And what is said of it is one line a minute.
+ACCEPT_AGAIN_S = 0.1
 TELL_EVERY_S = 60.0
 
 # Of the grace, what is kept for telling the peers that their streams were cut.
@@ -92,13 +92,15 @@ async def serve(
     shutdown: trio.Event,
     grace_s: float = 5.0,
     settings: ServerSettings | None = None,
+    crowd: Crowd | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves ``app`` until ``shutdown`` is set; returns at most ``grace_s`` after that.
 
     Started with the bound addresses in the order of ``binds``, TCP first: (host, port), or ("unix:/path", 0).
-    TLS is for TCP only. Raises BindError (a UserError and an OSError) for an address that cannot be had, and
-    UserError for unusable TLS files or a wrong Hypercorn, in both cases with nothing left behind.
+    TLS is for TCP only. Servers of one process share a ``crowd``. Raises BindError (a UserError and an OSError)
+    for an address that cannot be had, and UserError for unusable TLS files or a wrong Hypercorn, in both cases with
+    nothing left behind.
     """
     check_hypercorn()
     config = _config(tls, grace_s)
@@ -111,7 +113,8 @@ async def serve(
             listeners.append(trio.SSLListener(listener, context, https_compatible=True))
         else:
             listeners.append(listener)
-    server = _Server(app, config, settings or ServerSettings())
+    settings = settings or ServerSettings()
+    server = _Server(app, config, settings, crowd or Crowd(settings))
     try:
         await server.run(
             listeners, [listening.address for listening in opened], shutdown, grace_s, task_status
@@ -150,13 +153,14 @@ def _tls_context(config: Config, tls: TlsFiles | None) -> ssl.SSLContext | None:
 class _Server:
     """What the connections share."""
 
-    def __init__(self, app: App, config: Config, settings: ServerSettings) -> None:
+    def __init__(self, app: App, config: Config, settings: ServerSettings, crowd: Crowd) -> None:
         self.app = app
         self.config = config
         self.settings = settings
+        self.crowd = crowd
         self.worker = WorkerContext(None)
         self.connections: set[_Connection] = set()
-        self._crowd = _Crowd(settings.max_per_address, settings.unlimited)
+        self._told_at = -math.inf
 
     async def run(
         self,
@@ -170,10 +174,8 @@ class _Server:
             with trio.CancelScope() as hard:
                 async with trio.open_nursery() as handlers:
                     async with trio.open_nursery() as accepting:
-                        # serve_listeners pauses when file descriptors run out, and says so itself.
-                        accepting.start_soon(
-                            partial(trio.serve_listeners, handler_nursery=handlers), self._handle, listeners
-                        )
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, handlers)
                         task_status.started(bound)
                         await shutdown.wait()
                         accepting.cancel_scope.cancel()
@@ -184,16 +186,35 @@ class _Server:
                         connection.shut_down()
             beside.cancel_scope.cancel()
 
+    async def _accept(
+        self, listener: TcpListener | trio.SSLListener[TcpStream], handlers: trio.Nursery
+    ) -> None:
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    if trio.current_time() >= self._told_at + TELL_EVERY_S:
+                        self._told_at = trio.current_time()
+                        log.error("no connection can be accepted for now: %s", error.strerror)
+                    await trio.sleep(ACCEPT_AGAIN_S)
+                else:
+                    handlers.start_soon(self._handle, stream)
+
     async def _handle(self, stream: TcpStream | trio.SSLStream[TcpStream]) -> None:
-        with self._crowd.place(_peer_of(stream)) as admitted:
-            if not admitted:
-                return  # trio closes it
-            connection = _Connection(self, stream)
-            self.connections.add(connection)
-            try:
-                await connection.run()
-            finally:
-                self.connections.discard(connection)
+        try:
+            with self.crowd.place(_peer_of(stream)) as admitted:
+                if admitted:
+                    connection = _Connection(self, stream)
+                    self.connections.add(connection)
+                    try:
+                        await connection.run()
+                    finally:
+                        self.connections.discard(connection)
+        finally:
+            await close_now(stream)
 
     async def _cut(self, at: float) -> None:
         await trio.sleep_until(at)
@@ -201,44 +222,8 @@ class _Server:
             connection.cut()
 
 
-class _Crowd:
-    """How many connections each address has. Who has too many gets no further one, at once: to wait holds one, too."""
-
-    def __init__(self, most: int, unlimited: Sequence[str]) -> None:
-        self._most = most
-        self._unlimited = [ipaddress.ip_network(entry, strict=False) for entry in unlimited]
-        self._count: Counter[str] = Counter()
-        self._told_at = -math.inf
-
-    @contextmanager
-    def place(self, address: str) -> Iterator[bool]:
-        """Whether a connection from ``address`` is admitted; it counts for as long as the block runs."""
-        key = self._key(address)
-        if key and self._count[key] >= self._most:
-            if trio.current_time() >= self._told_at + TELL_EVERY_S:
-                self._told_at = trio.current_time()
-                log.warning("%s has %d connections already: no further one is accepted", address, self._most)
-            yield False
-            return
-        self._count[key] += 1
-        try:
-            yield True
-        finally:
-            self._count[key] -= 1
-            if not self._count[key]:
-                del self._count[key]
-
-    def _key(self, address: str) -> str:
-        """What is counted together; "" is not limited."""
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return ""  # a Unix socket's: only this user reaches it
-        if isinstance(ip, ipaddress.IPv6Address):
-            ip = ip.ipv4_mapped or ip
-        if any(ip in network for network in self._unlimited):
-            return ""
-        return str(ip) if ip.version == 4 else str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
+# What accept() says when the process or the system has no room for one more (accept(2)).
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
 
 def _peer_of(stream: TcpStream | trio.SSLStream[TcpStream]) -> str:
@@ -251,7 +236,7 @@ def _peer_of(stream: TcpStream | trio.SSLStream[TcpStream]) -> str:
 
 
 class _Connection:
-    """One accepted socket: the boundary that nothing passes. trio closes it when ``run`` returns."""
+    """One accepted socket: the boundary that nothing passes. It is closed when ``run`` returns."""
 
     def __init__(self, server: _Server, stream: TcpStream | trio.SSLStream[TcpStream]) -> None:
         self._server = server
@@ -270,6 +255,13 @@ class _Connection:
         if self._protocol is not None:
             self._protocol.cancel_apps()
 
+    def turn_away(self) -> None:
+        """Others need the room of one on which nobody is let in."""
+        if self._protocol is None:
+            self._opening.cancel()
+        else:
+            self._protocol.turn_away()
+
     async def run(self) -> None:
         try:
             await self._serve()
@@ -284,26 +276,41 @@ class _Connection:
         client, server = _address(sock, sock.getpeername()), _address(sock, sock.getsockname())
         self._peer = client[0] if client else "local"
         _keep_alive(sock)
-        first = await self._first_bytes()
-        if not first:
-            return
         known: dict[str, Any] = {"scheme": "https" if secure else "http", "client": client, "server": server}
-        if first.startswith(PREFACE):
-            h2 = H2Protocol(
-                self._server.app,
-                self._stream,
-                settings=self._server.settings,
-                extra_headers=partial(self._server.config.response_headers, "h2"),
-                **known,
-            )
-            self._protocol = h2
-            await h2.run(first, deadline=self._opening.deadline)
-        else:
-            h1 = H1Connection(
-                self._server.app, self._stream, self._server.config, self._server.worker, **known
-            )
-            self._protocol = h1
-            await h1.run(first, deadline=self._opening.deadline, idle_s=self._server.settings.idle_s)
+        # Only its owner reaches a Unix socket.
+        crowd = None if client is None else self._server.crowd
+        guest = None if crowd is None else crowd.connection(self._peer, self.turn_away)
+        try:
+            first = await self._first_bytes()
+            if first.startswith(PREFACE):
+                if guest is not None:
+                    guest.leave()  # from here on the protocol knows who is let in
+                await self._serve_h2(first, crowd, known)
+            elif first:
+                await self._serve_h1(first, guest, known)
+        finally:
+            if guest is not None:
+                guest.leave()
+
+    async def _serve_h2(self, first: bytes, crowd: Crowd | None, known: dict[str, Any]) -> None:
+        server = self._server
+        self._protocol = h2 = H2Protocol(
+            server.app,
+            self._stream,
+            settings=server.settings,
+            extra_headers=partial(server.config.response_headers, "h2"),
+            crowd=crowd,
+            **known,
+        )
+        await h2.run(first, deadline=self._opening.deadline)
+
+    async def _serve_h1(self, first: bytes, guest: Guest | None, known: dict[str, Any]) -> None:
+        server = self._server
+        let_in = _nothing if guest is None else guest.leave
+        self._protocol = h1 = H1Connection(
+            server.app, self._stream, server.config, server.worker, let_in=let_in, **known
+        )
+        await h1.run(first, deadline=self._opening.deadline, idle_s=server.settings.idle_s)
 
     async def _first_bytes(self) -> bytes:
         """What was read until it is plain whether this is HTTP/2; empty when nothing will come of it.
@@ -329,6 +336,10 @@ class _Connection:
                 log.info("%s: connection closed: no request came", self._peer)
             return b""
         return first
+
+
+def _nothing() -> None:
+    pass
 
 
 def _socket_of(stream: TcpStream | trio.SSLStream[TcpStream]) -> stdlib_socket.socket:

@@ -1,23 +1,29 @@
 """Who may make the hub work before it is known: places for unauthenticated streams, and limits on failed pairings.
 
+A place is for a piece of work (a key exchange, a signature) and not for a stream: one that is silent holds none, and
+keeps nobody out. How many streams may wait, and in how much memory, is for net/crowd to say.
+
 All by the caller's clock; nothing here waits longer than the handshake deadline of the stream itself. The bounds are
-DESIGN.md's ("Limits"); the attacks are a flood of silent streams (W-57) and guessing of pairing secrets (W-47).
+DESIGN.md's ("Limits"); the attacks are a flood of streams (W-57) and guessing of pairing secrets (W-47).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import trio
 
-UNKNOWN_TOTAL = (
-    64  # each costs a KEM and a signature check, 1 ms of CPU: 64 are settled within a tenth of a second
-)
+from backrest.errors import Code, Fault, PeerError
+
+UNKNOWN_TOTAL = 64  # a piece takes 1 ms of CPU, and a pairing some more of the disk
 UNKNOWN_PER_ADDRESS = 8  # one address cannot take all places
+UNKNOWN_IN_A_ROW = 4  # before those who are known get their turn: it comes after some 4 ms
+LAST_WORDS_S = 0.5  # before its deadline says something else, who waits in vain hears why
+BUSY = "the hub is busy: too many others want to be let in"
 FAILURES_PER_ADDRESS = 10  # wrong secrets a minute; a person mistypes twice
 FAILURES_TOTAL = 100  # an attacker with many addresses
 FAILURE_WINDOW_S = 60.0
@@ -27,10 +33,11 @@ ADDRESSES_REMEMBERED = (
 
 
 class Gate:
-    """Places for streams whose peer is not known yet. What exceeds the bounds waits its turn."""
+    """Places for work on streams whose peer is not known yet. What exceeds the bounds waits its turn."""
 
     def __init__(self, total: int = UNKNOWN_TOTAL, per_address: int = UNKNOWN_PER_ADDRESS) -> None:
         self._total = trio.Semaphore(total)
+        self._in_a_row = trio.Semaphore(UNKNOWN_IN_A_ROW)
         self._per_address = per_address
         self._addresses: dict[str, trio.Semaphore] = {}
         self._users: Counter[str] = Counter()  # of the addresses: who has a place or waits for one
@@ -45,11 +52,13 @@ class Gate:
         place = Place((mine, self._total), partial(self._forget, address))
         try:
             if not place.take():
-                with trio.move_on_at(until):
+                with trio.move_on_at(until) as waiting:
                     await place.wait()
-                    return place
-                place.leave()
-                return None
+                if waiting.cancelled_caught:
+                    place.leave()
+                    return None
+            async with self._in_a_row:  # all others run once before its next holder
+                await trio.lowlevel.checkpoint()
         except BaseException:
             place.leave()
             raise
@@ -62,7 +71,7 @@ class Gate:
 
 
 class Place:
-    """One stream's place; left as soon as its peer is known, or at the end of a with block."""
+    """A place for one piece of work; left when that is done, or at the end of a with block."""
 
     def __init__(self, needed: Sequence[trio.Semaphore], left: Callable[[], None]) -> None:
         self._needed = needed
@@ -102,6 +111,59 @@ class Place:
         self.leave()
 
 
+class Stream(Protocol):
+    """As sync.link has it."""
+
+    async def receive(self) -> bytes: ...
+    @property
+    def has_room(self) -> bool: ...
+    def put(self, data: bytes) -> None: ...
+    async def wait_room(self) -> None: ...
+
+
+class AtTheGate:
+    """A stream whose peer is not known until ``pass_on``: what it brings is handed out when there is a place for the
+    work on it. The place is held until the next ``receive``, or to the end of the with block."""
+
+    def __init__(self, stream: Stream, gate: Gate, key: str, until: float) -> None:
+        self._stream = stream
+        self._gate: Gate | None = gate
+        self._key = key
+        self._until = until
+        self._place: Place | None = None
+        self.put = stream.put
+        self.wait_room = stream.wait_room
+
+    async def receive(self) -> bytes:
+        self._leave()
+        data = await self._stream.receive()
+        if data and self._gate is not None:
+            self._place = await self._gate.place(self._key, self._until)
+            if self._place is None:
+                raise PeerError(Fault.ENDED, Code.UNAVAILABLE, BUSY)
+        return data
+
+    @property
+    def has_room(self) -> bool:
+        return self._stream.has_room
+
+    def pass_on(self) -> None:
+        """The peer is known."""
+        self._leave()
+        self._gate = None
+
+    def _leave(self) -> None:
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
+
+    def __enter__(self) -> AtTheGate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+
 class FailureLimit:
     """Failed pairings in the last minute, for each address and in all."""
 
@@ -137,39 +199,3 @@ def _count(times: deque[float], now: float) -> int:
     while times and times[0] <= now - FAILURE_WINDOW_S:
         times.popleft()
     return len(times)
-
-
-def client_address(peer: str, headers: Mapping[str, str], trusted: Sequence[str] = ()) -> str:
-    """Whose address counts: the last X-Forwarded-For entry when the connection comes from loopback or a trusted
-    proxy (address or network), else the socket's.
-
-    The last entry is the one our proxy wrote; those before it are what its client claimed.
-    """
-    forwarded = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    if not forwarded or not _is_trusted(peer, trusted):
-        return peer
-    try:
-        return str(ipaddress.ip_address(forwarded))
-    except ValueError:
-        return peer
-
-
-def _is_trusted(peer: str, trusted: Sequence[str]) -> bool:
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return peer == ""  # a Unix socket: only this user's processes reach it
-    return address.is_loopback or any(
-        address in ipaddress.ip_network(entry, strict=False) for entry in trusted
-    )
-
-
-def limit_key(address: str) -> str:
-    """The unit that is limited: an IPv4 address, or an IPv6 /64 (what one household or server gets)."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
-    return str(ip)

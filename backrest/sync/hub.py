@@ -17,6 +17,7 @@ import trio
 
 from backrest import wire
 from backrest.errors import BackrestError, Code, Fault, PeerError
+from backrest.net.address import client_address, limit_key
 from backrest.protocol import events, framing
 from backrest.protocol.session import Limits, Role, Session
 from backrest.store.audit import AuditLog
@@ -27,7 +28,7 @@ from backrest.store.pushqueue import PushQueue
 from backrest.store.shares import Shares
 from backrest.sync import pairing
 from backrest.sync.arrivals import LetIn
-from backrest.sync.gate import FailureLimit, Gate, Place, client_address, limit_key
+from backrest.sync.gate import LAST_WORDS_S, AtTheGate, FailureLimit, Gate
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
 from backrest.sync.pushing import FEATURES, Recorder
@@ -64,6 +65,8 @@ class InboundStream(Stream, Protocol):
     def client(self) -> str: ...
     @property
     def headers(self) -> Mapping[str, str]: ...
+    def let_in(self) -> None:
+        """Its peer is known: it is no stranger any more."""
 
 
 class Hub:
@@ -120,14 +123,11 @@ class Hub:
         """Handle one stream from its opening to its end; never raises for what the other side does."""
         address = client_address(stream.client, stream.headers, self._trusted)
         opened = trio.current_time()
-        place = await self._gate.place(limit_key(address), opened + self._limits.handshake_s)
-        if place is None:
-            await _turn_away(stream, Code.UNAVAILABLE, "the hub is busy: too many others want to be let in")
-            return
-        with place:
-            await self._serve(stream, address, opened, place)
+        until = opened + self._limits.handshake_s - LAST_WORDS_S
+        with AtTheGate(stream, self._gate, limit_key(address), until) as waiting:
+            await self._serve(stream, address, opened, waiting)
 
-    async def _serve(self, stream: InboundStream, address: str, opened: float, place: Place) -> None:
+    async def _serve(self, stream: InboundStream, address: str, opened: float, waiting: AtTheGate) -> None:
         config = self.watch.current
         try:
             identity = self.watch.identity
@@ -147,7 +147,7 @@ class Hub:
             limits=self._limits,
             features=FEATURES,
         )
-        link = Link(session, stream, stalled_after=STALLED_AFTER_S)
+        link = Link(session, waiting, stalled_after=STALLED_AFTER_S)
         client: Inbound | None = None
 
         async def handle(event: events.Event) -> None:
@@ -158,8 +158,9 @@ class Hub:
                     changed = pairing.refusal("this client's entry on the hub was changed this very moment")
                     raise await self._refuse(event, address, changed)
                 kept = session.accept()
+                stream.let_in()
                 client = Inbound(self, link, entry)
-                place.leave()
+                waiting.pass_on()
                 self._arrived(client, entry, address)
                 self._let_in.note(entry, address)
                 link.flush()
