@@ -97,7 +97,7 @@ class Party:
         return self.crowd.stream(address, {}, partial(self.gone.append, name))
 
     def connection(self, name: str, address: str) -> Guest:
-        return self.crowd.connection(address, partial(self.gone.append, name))
+        return self.crowd.connection(address, partial(self.gone.append, name), tls=False)
 
 
 async def test_when_there_is_no_room_the_address_with_the_most_loses_its_oldest() -> None:

@@ -40,7 +40,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from backrest.net.crowd import CONNECTION_COST, Crowd, Guest
+from backrest.net.crowd import Crowd, Guest
 from backrest.net.h2guard import FloodError, FrameGuard
 from backrest.net.h2settings import ServerSettings, open_h2
 from backrest.net.h2stream import H2Stream, Message, Scope, build_scope, check_trailers, declared_length
@@ -269,12 +269,12 @@ class H2Protocol:
 
     def _be_guest(self) -> None:
         if self._crowd is not None:
-            self._guest = self._crowd.connection(self._peer, self.turn_away)
+            self._guest = self._crowd.connection(self._peer, self.turn_away, tls=self._scheme == "https")
 
     def _weigh(self) -> None:
         if self._guest is not None:
             closed = len(self._h2._closed_streams) * CLOSED_COST
-            self._guest.weigh(CONNECTION_COST + self._guard.held + len(self._out) + closed)
+            self._guest.weigh(self._guest.cost + self._guard.held + len(self._out) + closed)
 
     def turn_away(self) -> None:
         """Others need the room: this connection ends now, and says nothing to who does not listen."""

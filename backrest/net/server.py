@@ -279,7 +279,7 @@ class _Connection:
         known: dict[str, Any] = {"scheme": "https" if secure else "http", "client": client, "server": server}
         # Only its owner reaches a Unix socket.
         crowd = None if client is None else self._server.crowd
-        guest = None if crowd is None else crowd.connection(self._peer, self.turn_away)
+        guest = None if crowd is None else crowd.connection(self._peer, self.turn_away, tls=secure)
         try:
             first = await self._first_bytes()
             if first.startswith(PREFACE):

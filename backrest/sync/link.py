@@ -207,7 +207,9 @@ class Link:
             data = await self._stream.receive()
             now = trio.current_time()
             self.session.look_away()  # silence is what we hear while we listen, not while we store or wait for room
-            found = self.session.receive_data(data, now) if data else self.session.receive_eof(now)
+            whole = not data
+            found = self.session.receive_eof(now) if whole else self.session.receive_data(data, now)
+            del data  # what is known is not held while we wait for more, which may be for days
             self.flush()
             for event in found:
                 if isinstance(event, events.Ended):
@@ -217,9 +219,11 @@ class Link:
                         self.end(PeerError(Fault.ENDED, event.code, event.message))
                     return
                 await handle(event)
+                del event
+            del found
             if self.session.fault is not None:  # what came behind the events
                 raise self.session.fault
-            if not data:
+            if whole:
                 self.end()
 
     # --- the clock
