@@ -39,7 +39,7 @@ from backrest.store.access import Watched, examine, of_state
 from backrest.store.audit import AuditLog
 from backrest.store.config import Config, ConfigStore
 from backrest.store.files import Paths
-from backrest.store.opcore import modno_of_a_new_log
+from backrest.store.handover import WAITS, open_log, waits
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
@@ -85,7 +85,7 @@ def run(settings: Settings) -> None:
         for sentence in examine(_depends_on(settings, paths, config.current)).said:
             log.warning("%s", sentence)
         hubs = len(config.current.multihost.known_hosts)
-        oplog = OpLog.open(paths.oplog, first_modno=modno_of_a_new_log(hubs, time.time_ns() // 1_000_000))
+        oplog = open_log(paths, hubs, time.time_ns() // 1_000_000)
         try:
             peers = PeerStore.open(paths.peers)
             gc.freeze()  # what was imported and loaded stays: no need to look at it again
@@ -183,7 +183,10 @@ class _Daemon:
                     background.start_soon(self._hub.run)
                     background.start_soon(self._hub.prune_tokens)
                     async with trio.open_nursery() as sessions:
-                        sessions.start_soon(self._clients.run)
+                        if waits(self._paths):  # and stays so: what settles it needs the log for itself
+                            log.error("%s", WAITS)
+                        else:
+                            sessions.start_soon(self._clients.run)
                         await self._until_told_to_stop(signals)
                         log.info("stopping")
                         self._engine.stop()  # restic gets its interrupt, and its operation ends as what it is

@@ -42,6 +42,7 @@ HOMES = {
     "click": "cli",
     "rich": "cli",
     "orjson": "wire store net admin cli",
+    "sqlite3": "store",
     "trio": "net sync engine admin app cli",  # protocol and store are free of it: no loop, no clock
 }
 

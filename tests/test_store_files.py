@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -494,10 +495,26 @@ def test_removed_lock_file_is_noticed_when_taking_it(tmp_path: Path) -> None:
     with using(Racing()):
         lock = DirLock(paths)
         lock.acquire()
-    assert len(opened) == 2
+    assert opened == [str(paths.lock)] * 2 + [str(paths.reference_lock)]
     with pytest.raises(LockedError):
         DirLock(paths).acquire()
     lock.release()
+
+
+def test_neither_program_starts_beside_the_other(tmp_path: Path) -> None:
+    """The Go program holds an flock on its own file in the same directory, and starts only if it gets it at once."""
+    paths = paths_in(tmp_path)
+    paths.data_dir.mkdir()
+    with paths.reference_lock.open("w") as go:
+        fcntl.flock(go, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(
+            LockedError, match=r"^The Go program \(Backrest\) is running on .*: stop it first"
+        ):
+            DirLock(paths).acquire()
+        fcntl.flock(go, fcntl.LOCK_UN)
+        with DirLock(paths), pytest.raises(BlockingIOError):
+            fcntl.flock(go, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(go, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_removing_the_lock_file_lets_no_second_process_in(tmp_path: Path) -> None:

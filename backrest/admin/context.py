@@ -134,11 +134,10 @@ class Context:
     @property
     def oplog(self) -> OpLog:
         if self._oplog is None:
-            from backrest.store.opcore import modno_of_a_new_log
-            from backrest.store.oplog import OpLog
+            from backrest.store.handover import open_log
 
             hubs = len(self.config.current.multihost.known_hosts)
-            self._oplog = OpLog.open(self.paths.oplog, first_modno=modno_of_a_new_log(hubs, now_ms()))
+            self._oplog = open_log(self.paths, hubs, now_ms())
             self._opened.append(self._oplog.close)
         return self._oplog
 

@@ -17,6 +17,7 @@ from backrest.admin.peers import Peer, find, formatted, grants, regrant
 from backrest.admin.registry import Emit
 from backrest.crypto.tokens import PairingToken
 from backrest.errors import ConflictError, UserError
+from backrest.store.handover import WAITS, waits
 
 # What a client needs to grant for the two common set-ups; the reference's page enters the same.
 DEFAULT_GRANTS = ("read-operations=*", "receive-shared-repos=*")
@@ -81,6 +82,8 @@ async def add(
         raise UserError(
             "a daemon is running and does the dialling: give --ca-file to `backrest serve` instead"
         )
+    if waits(context.paths):
+        raise UserError(WAITS)
     parsed, address = read_token(token), check_url(url)
     entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions, new_key)
     refused = False

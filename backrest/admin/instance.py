@@ -15,6 +15,7 @@ from backrest.admin.plans import parked_json
 from backrest.admin.registry import Emit
 from backrest.errors import ConflictError, UserError
 from backrest.store.access import examine, of_state
+from backrest.store.handover import waits
 from backrest.store.peers import PeerRecord
 from backrest.store.removal import withdrawn
 from backrest.store.validate import id_problem
@@ -38,6 +39,9 @@ def init(context: Context, instance_id: str | None = None) -> dict[str, Any]:
         if problem:
             raise UserError(f"the instance id {instance_id!r} {problem}")
     existed = context.paths.config_file.exists()
+    # Nothing here was ever changed by us: another program may have made it, and may still be using it.
+    ours = context.paths.audit.exists() or context.paths.oplog.exists()
+    found = existed and (not ours or waits(context.paths))
     added: list[str] = []
 
     def complete(config: wire.config.Config) -> bool:
@@ -67,7 +71,18 @@ def init(context: Context, instance_id: str | None = None) -> dict[str, Any]:
         "dataDir": str(context.paths.data_dir),
         "created": not existed,
         "added": added,
-    }
+    } | ({"found": _found(context, config)} if found else {})
+
+
+def _found(context: Context, config: wire.config.Config) -> dict[str, Any]:
+    """What a configuration has that was there before anything else of ours."""
+    waiting = {"historyWaits": str(context.paths.reference_oplog)} if waits(context.paths) else {}
+    return {
+        "repos": len(config.repos),
+        "plans": len(config.plans),
+        "hosts": len(config.multihost.known_hosts),
+        "clients": len(config.multihost.authorized_clients),
+    } | waiting
 
 
 def status(context: Context) -> dict[str, Any]:
@@ -93,6 +108,8 @@ def status(context: Context) -> dict[str, Any]:
     }
     if found := examine(of_state(context.paths, config)).all():
         result["access"] = found
+    if waits(context.paths):
+        result["historyWaits"] = str(context.paths.reference_oplog)
     parked = context.if_sound(lambda: context.parked.waiting(config)) or []
     if parked:
         result["parkedPlans"] = [parked_json(entry) for entry in parked]

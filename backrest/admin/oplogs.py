@@ -1,4 +1,4 @@
-"""The history's file: checked, repaired, shrunk.
+"""The history's file: checked, repaired, shrunk; begun with what the Go program has kept.
 
 Checking only reads, so it may run beside the daemon. Repair is for when the daemon refuses to start.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
-from backrest.admin.context import Context
+from backrest.admin.context import Context, now_ms
 from backrest.admin.registry import Emit
+from backrest.errors import UserError
+from backrest.store import handover
+from backrest.store.golog import GoLog
+from backrest.store.lock import reference_at_rest
 from backrest.store.opload import Progress
 from backrest.store.oplog import OpLog, Report
 
@@ -94,3 +99,43 @@ async def compact(context: Context, emit: Emit) -> dict[str, Any]:
     """Writes the file anew without what was overwritten or deleted, while reading and writing go on."""
     done = await _reporting(emit, lambda progress: context.oplog.compact(progress))
     return {"file": str(context.paths.oplog), "before": done.before, "after": done.after}
+
+
+async def import_reference(context: Context, emit: Emit, file: str | None = None) -> dict[str, Any]:
+    """The history of this machine that the Go program has kept becomes the beginning of ours; ``file``: its
+    oplog.sqlite, when it is not in the data directory. Once, and before any hub is dialled."""
+    path = Path(file) if file else context.paths.reference_oplog
+    config = context.identified()
+    context.ready_to_record()
+
+    def take_over(progress: Progress) -> handover.Imported:
+        with reference_at_rest(context.paths, path), GoLog(path) as source:
+            guids = {repo.id: repo.guid for repo in config.repos if repo.guid}
+            return handover.take_over(context.paths, source, config.instance, guids, now_ms(), progress)
+
+    done = await _reporting(emit, take_over)
+    if not done.again:
+        context.record("history-imported", file=str(path), operations=done.imported)
+    return {
+        "file": str(path),
+        "instanceId": config.instance,
+        "imported": done.imported,
+        "cancelled": done.cancelled,
+        "interrupted": done.interrupted,
+        "skipped": done.skipped,
+        "unreadable": done.unreadable,
+        "problems": [{"id": str(number), "reason": reason} for number, reason in done.problems],
+        "foreign": done.foreign,
+        "otherNames": done.other_names,
+        "again": done.again,
+    }
+
+
+def forgo_reference(context: Context) -> dict[str, Any]:
+    """Go on without the history that the Go program has kept: hubs delete what they hold of it."""
+    if not handover.waits(context.paths):
+        raise UserError("no history of the Go program waits here: there is nothing to give up")
+    context.ready_to_record()
+    handover.give_up(context.paths, now_ms())
+    context.record("history-given-up", file=str(context.paths.reference_oplog))
+    return {"file": str(context.paths.reference_oplog)}

@@ -88,6 +88,8 @@ METHODS: Mapping[str, Method] = {
     "VerifyOplog": Method("oplogs", "verify", reports=True, only_reads=True, beside=True),
     "RepairOplog": Method("oplogs", "repair", reports=True, daemonless=True),
     "CompactOplog": Method("oplogs", "compact", reports=True),
+    "ImportReference": Method("oplogs", "import_reference", reports=True, daemonless=True),
+    "ForgoReference": Method("oplogs", "forgo_reference", daemonless=True),
 }
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from backrest.cli import formats, output, states
-from backrest.cli.base import FAILED, Group, json_option, parsed, shared
+from backrest.cli.base import FAILED, Group, confirm, json_option, parsed, shared
 from backrest.cli.meter import Meter
 
 # What a person wants to see at once; programs (--json) get everything unless they say otherwise.
@@ -230,17 +230,48 @@ def tail(peer: str | None, repo_id: str | None, plan_id: str | None, last: int, 
 
 
 @ops.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@click.option(
+    "--from-reference",
+    is_flag=True,
+    help="FILE is the oplog.sqlite of the Go program; default: the one in the data directory.",
+)
+@click.option(
+    "--without-reference",
+    is_flag=True,
+    help="Go on without the history of the Go program that waits in the data directory.",
+)
+@click.option("--yes", is_flag=True, help="With --without-reference: do not ask.")
 @json_option
 @click.pass_context
-def import_ops(ctx: click.Context, file: str, as_json: bool) -> None:
+def import_ops(
+    ctx: click.Context,
+    file: str | None,
+    from_reference: bool,
+    without_reference: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Add operations from FILE, one JSON object a line, as new ones of this machine.
 
     Ids are given anew; what was one flow stays one. Nothing is added unless every line is right, and tells of
     something that has ended. "-" is
     stdin, which is kept in a temporary file meanwhile. If something else fails half way (a full disk, say), what
     was added stays, and it is said up to which line that is.
+
+    With --from-reference this machine's history passes from the Go program (Backrest) to this one, with its ids: hubs
+    that know this machine ask for nothing twice. Once, before any hub is dialled, while neither program runs.
     """
+    if without_reference:
+        if file or from_reference:
+            raise click.UsageError("--without-reference goes with neither FILE nor --from-reference.")
+        return _go_on_without(yes, as_json)
+    if yes:
+        raise click.UsageError("--yes goes with --without-reference.")
+    if from_reference:
+        return _import_reference(file, as_json)
+    if file is None:
+        raise click.UsageError("Missing argument 'FILE'.")
     with _reading(file) as stream:
         bad = _check(stream, file)
         if bad:
@@ -251,6 +282,51 @@ def import_ops(ctx: click.Context, file: str, as_json: bool) -> None:
     if as_json:
         return output.print_json({"imported": total})
     return output.say(f"{formats.plural(total, 'operation')} imported.")
+
+
+def _go_on_without(yes: bool, as_json: bool) -> None:
+    confirm(
+        "Hubs will delete what they hold of this machine's history so far, and it cannot be imported later. Go on?",
+        yes=yes,
+    )
+    result = shared().call("ForgoReference")
+    if as_json:
+        return output.print_json(result)
+    return output.say(
+        f"The history in {result['file']} is given up; the file stays. Hubs are dialled from now on."
+    )
+
+
+def _import_reference(file: str | None, as_json: bool) -> None:
+    if file == "-":
+        raise click.UsageError("--from-reference reads a file, not stdin.")
+    with Meter("Importing") as meter:
+        result = shared().stream("ImportReference", meter.event, file=file and os.path.abspath(file))
+    if as_json:
+        return output.print_json(result)
+    if result["again"]:
+        return output.say(f"{result['file']} was imported before; nothing was done.")
+    cancelled = f" ({result['cancelled']} of them cancelled)" if result["cancelled"] else ""
+    output.say(
+        f"{formats.plural(result['imported'], 'operation')}{cancelled} of {result['instanceId']!r} imported from "
+        f"{result['file']}, which stays as it is."
+    )
+    for name, count in result["otherNames"].items():
+        output.note(f"  {count:,} of these under the name {name!r}: kept here, and not sent to hubs")
+    for key, words in _LEFT_OUT:
+        if result[key]:
+            output.note(f"  {result[key]:,} {words}")
+    for problem in result["problems"]:
+        output.note(f"    operation {problem['id']}: {problem['reason']}")
+    return None
+
+
+_LEFT_OUT = (
+    ("interrupted", "of these had not ended when the Go program did: recorded as failed"),
+    ("skipped", "that waited to be run: left out"),
+    ("foreign", "received from other instances: left out, their owners send them again"),
+    ("unreadable", "that cannot be read: left out"),
+)
 
 
 @contextmanager

@@ -81,8 +81,8 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
     """(exit code, one line) for a monitoring system.
 
     Critical: peers are configured and no daemon runs; a peer is refused, breaks the protocol or fails inside;
-    one was not heard of for AWAY_MS; a file is damaged. Warning: one is not connected, or was never heard of, or
-    reports something to look at; a plan is parked.
+    one was not heard of for AWAY_MS; a file is damaged; a history waits to be imported. Warning: one is not connected,
+    or was never heard of, or reports something to look at; a plan is parked.
     """
     peers = status["peers"]
     if not status["instance"]["keyId"]:
@@ -106,6 +106,9 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
         if level:
             words.append(f"{peer['peerInstanceId']}: {word}")
             worst = max(worst, level)
+    if "historyWaits" in status:
+        words.append("no hub is dialled: the history of the Go program is not imported")
+        worst = CRITICAL
     for sentence in status.get("damaged", ()):
         words.append(sentence)
         worst = CRITICAL

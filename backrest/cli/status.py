@@ -107,10 +107,15 @@ def _ago(ms: Any) -> str:
 
 def _remarks(result: dict[str, Any]) -> list[str]:
     lines = []
+    if "historyWaits" in result:
+        from backrest.store.handover import WAITS
+
+        lines.append(f"{WAITS}.")
     now_ms = time.time_ns() // 1_000_000
     for peer in result["peers"]:
         name = peer["peerInstanceId"]
-        if advice := states.advice(peer, now_ms):
+        held_back = "historyWaits" in result and peer["role"] == "host"
+        if not held_back and (advice := states.advice(peer, now_ms)):
             lines.append(f"{name}: {advice}")
         lines += [f"{name}: {warning}" for warning in peer.get("warnings", ())]
         lines += [

@@ -13,13 +13,9 @@ from backrest.wire import operations
 
 INTERRUPTED = "the operation was interrupted: the program ended while it ran"
 
-# Due or cancelled and never run: nothing is known about them that anybody would miss.
-_DROPPED = (
-    operations.STATUS_UNKNOWN,
-    operations.STATUS_PENDING,
-    operations.STATUS_SYSTEM_CANCELLED,
-    operations.STATUS_USER_CANCELLED,
-)
+# Due and never run: nothing is known about them that anybody would miss. (The reference drops what was cancelled, too.
+# That somebody stopped a backup is history, and its log says how far it had come.)
+_DROPPED = (operations.STATUS_UNKNOWN, operations.STATUS_PENDING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,8 @@ class OpCore:
         *,
         first_modno: int = 0,
     ) -> Self:
-        """Open, or create, with modnos above ``first_modno``. What a power cut left of a last, unacknowledged write is
-        cut off. The caller holds the lock of the data directory: what lies beside is nobody's.
+        """Open, or create, with ids and modnos above ``first_modno``. What a power cut left of a last, unacknowledged
+        write is cut off. The caller holds the lock of the data directory: what lies beside is nobody's.
 
         Raises CorruptError (file, line, reason; nothing is changed) or StorageError.
         """
@@ -99,7 +99,7 @@ class OpCore:
         sweep_temps(path, older_than_s=-math.inf)
         sweep_temps(opsaved.path_of(os.fspath(path)), older_than_s=-math.inf)
         if not os.path.lexists(path):
-            atomic_write(path, mark(0, first_modno))
+            atomic_write(path, mark(first_modno, first_modno))
         file = AppendFile(path)
         try:
             known = opsaved.load(file, progress)

@@ -17,7 +17,7 @@ class Paths:
     """The configuration file and the data directory, and what we keep in the latter.
 
     The Go program's files in the same directory (oplog.sqlite, kvdb.sqlite, tasklogs/logs.sqlite, ...) have
-    other names than ours and are never touched.
+    other names than ours and are never changed; its lock is held as well as ours.
     """
 
     config_file: Path
@@ -47,6 +47,20 @@ class Paths:
     @property
     def oplog(self) -> Path:
         return self.data_dir / "oplog.jsonl"
+
+    @property
+    def reference_oplog(self) -> Path:
+        """The Go program's operation log, which only an import reads."""
+        return self.data_dir / "oplog.sqlite"
+
+    @property
+    def reference_lock(self) -> Path:
+        return self.data_dir / "oplog.sqlite.lock"
+
+    @property
+    def history_waits(self) -> Path:
+        """Is there while the Go program's history is neither imported nor given up, once our log exists."""
+        return self.data_dir / "history-waits.txt"
 
     @property
     def peers(self) -> Path:
