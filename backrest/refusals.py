@@ -62,12 +62,15 @@ class Why(StrEnum):
     NO_ANSWER = "no-answer"
     NOT_SHOWN = "not-shown"
     NOT_LISTED = "not-listed"
+    ENDS_SESSION = "ends-session"
 
 
 # What they are about is done, but for the part that they name.
 IN_PART: Final = frozenset({Why.LEFT_OUT})
 # Seen by the sender, of a peer that says nothing itself: they are no words of that peer.
-SEEN: Final = frozenset({Why.PROBABLY_REFUSED, Why.NO_ANSWER, Why.NOT_SHOWN, Why.NOT_LISTED})
+SEEN: Final = frozenset(
+    {Why.PROBABLY_REFUSED, Why.NO_ANSWER, Why.NOT_SHOWN, Why.NOT_LISTED, Why.ENDS_SESSION}
+)
 
 # For each reason the ways of saying it, the fullest first: the first whose fields are all there is taken.
 _WORDS: Final[Mapping[Why, tuple[str, ...]]] = {
@@ -111,6 +114,11 @@ _WORDS: Final[Mapping[Why, tuple[str, ...]]] = {
     ),
     Why.NO_ANSWER: ("the session ended {count} times before an answer came: it may have been applied",),
     Why.NOT_SHOWN: ("its program does not answer pushes, and what it shows is too much to be kept here",),
+    Why.ENDS_SESSION: (
+        "it is offered no more, because {count} sessions of the client ended when it was: there, "
+        "receive-shared-repos is not granted to this hub, or a repo of its own has the same guid (it is offered "
+        "again when the repo, the permissions or the client's configuration change, or by `backrest repo share`)",
+    ),
     Why.NOT_LISTED: (
         "it is shared, and not among the repos that the client shows: the client refused it, or does not grant "
         "read-operations for it to this hub",

@@ -18,7 +18,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans, Removal, remove_peer
-from backrest.store.shares import Shares
+from backrest.store.shares import Ended, Shares
 from backrest.wire import codec
 
 Config = wire.config.Config
@@ -285,13 +285,15 @@ class SharedAddresses:
             lambda: shares.set(GUIDS[1], {CLIENT: "/three" * 300}),
             lambda: shares.set(GUIDS[0], {CLIENT: "/four"}),
             lambda: shares.set(GUIDS[1], {CLIENT: None}),
+            lambda: shares.note(CLIENT, {GUIDS[1]: Ended(1, "terms")}),
             lambda: shares.prune(config),
         ):
             history.call(work)
 
     @staticmethod
     def _look(shares: Shares) -> dict[Hashable, Any]:
-        return {(guid, keyid): uri for guid in GUIDS for keyid, uri in shares.of_repo(guid).items()}
+        uris = {(guid, keyid): uri for guid in GUIDS for keyid, uri in shares.of_repo(guid).items()}
+        return uris | {(guid, "ended"): one for guid, one in shares.ended(CLIENT).items()}
 
     def check(self, root: Path, history: History, at: int, *, work_on: bool = True) -> None:
         path = root / "data" / "shares.json"

@@ -12,7 +12,7 @@ from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, snap
 from backrest import wire
 from backrest.errors import CorruptError, StorageError
 from backrest.permissions import Grants, parse_grant
-from backrest.store.shares import Shares
+from backrest.store.shares import MOST_ENDED, Ended, Shares
 from backrest.sync import views
 
 A, B = "a" * 64, "b" * 64
@@ -43,10 +43,29 @@ def test_what_is_about_a_removed_client_or_repo_is_forgotten(tmp_path: Path) -> 
     shares = Shares.open(tmp_path / "shares.json")
     for guid in (A, B):
         shares.set(guid, {"k1": "/x", "k2": "/y"})
+    for keyid in ("k1", "k2"):
+        shares.note(keyid, {A: Ended(1, "t"), B: Ended(2, "t")})
     less = config()
     del less.repos[1], less.multihost.authorized_clients[0]
     shares.prune(less)
     assert (shares.of_client("k1"), shares.of_client("k2")) == ({}, {A: "/y"})
+    assert (shares.ended("k1"), shares.ended("k2")) == ({}, {A: Ended(1, "t")})
+
+
+def test_what_is_noted_of_sessions_survives_until_somebody_shares_again(tmp_path: Path) -> None:
+    shares = Shares.open(tmp_path / "shares.json")
+    shares.set(B, {"k1": "/mnt/b"})
+    shares.note("k1", {A: Ended(MOST_ENDED, "t"), B: Ended(1, "u")})
+    shares.note("k2", {A: Ended(MOST_ENDED - 1, "t")})
+    again = Shares.open(tmp_path / "shares.json")
+    assert again.ended("k1") == {A: Ended(MOST_ENDED, "t"), B: Ended(1, "u")}
+    assert (set(again.given_up(A)), set(again.given_up(B))) == ({"k1"}, set())
+    again.note("k1", {B: None})
+    assert again.ended("k1").keys() == {A}
+    again.set(A, {})
+    assert again.ended("k1") == again.ended("k2") == {}
+    assert again.of_client("k1") == {B: "/mnt/b"}
+    assert "ended" not in (tmp_path / "shares.json").read_text()
 
 
 def test_subscribers_are_told_of_changes_and_of_nothing_else(tmp_path: Path) -> None:
@@ -79,7 +98,18 @@ def test_only_shared_repos_of_ones_own_that_restic_knows_are_handed_on() -> None
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b'{"uris": []}', b'{"uris": {"g": 1}}', b'{"uris": {"g": {"k": 1}}}']
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"uris": []}',
+        b'{"uris": {"g": 1}}',
+        b'{"uris": {"g": {"k": 1}}}',
+        b'{"uris": {}, "ended": []}',
+        b'{"uris": {}, "ended": {"g": {"k": 2}}}',
+        b'{"uris": {}, "ended": {"g": {"k": {"times": -1, "terms": ""}}}}',
+        b'{"uris": {}, "ended": {"g": {"k": {"times": 1, "terms": 1}}}}',
+    ],
 )
 def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "s").write_bytes(data)

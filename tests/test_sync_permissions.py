@@ -340,6 +340,7 @@ async def test_an_exclusion_keeps_out_of_its_own_type_only(autojump_clock: MockC
 
         hub.config.transform(authorize)
         await peer.shake_hands()
+        await peer.say(receive_resources=wire.sync.SyncStreamItem.SyncActionReceiveResources())
         nursery.start_soon(listen, peer, heard)
         await wait_all_tasks_blocked()
         assert heard.view() == ({"a", "b", "c"}, {"p", "q", "r"})

@@ -384,31 +384,6 @@ async def test_a_mask_goes_to_a_client_that_knows_what_it_means(
     assert [(one.uri, one.password) for one in client.config.current.repos] == [("/srv/new", "hush-hush")]
 
 
-async def test_a_share_that_a_client_of_the_reference_does_not_list_is_a_warning(
-    autojump_clock: MockClock, world: World
-) -> None:
-    hub = world.instance("hub")
-    add_repo(hub, "disk", GUID, shared=True)
-    async with hub.running():
-        go = visitor(world, hub, "go")
-        authorize(hub, go, "receive-shared-repos=*")
-        await go.shake_hands()
-        await go.say(receive_resources=Item.SyncActionReceiveResources())
-        keyid = go.identity.keyid
-
-        def warnings() -> tuple[Refusal, ...]:
-            record = hub.peers.get(keyid)
-            return record.warnings if record is not None else ()
-
-        [warning] = await world.until(hub.peers.subscribe, warnings, bool)
-        assert trio.current_time() >= pushing.ANSWER_S
-        assert warning == refusal("repo", "disk", Why.NOT_LISTED)
-        listed = Item.SyncActionReceiveResources()
-        listed.repos.add(id="disk", guid=GUID)
-        await go.say(receive_resources=listed)
-        await world.until(hub.peers.subscribe, warnings, lambda found: not found)
-
-
 async def test_a_client_of_the_reference_hears_nothing_that_it_does_not_know(
     autojump_clock: MockClock, world: World
 ) -> None:

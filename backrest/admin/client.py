@@ -252,8 +252,9 @@ def connect(paths: Paths) -> Connection | None:
         ) from None
     except OSError as error:
         sock.close()
-        if "path too long" in str(error):
-            # No daemon can listen there either (the system's limit is about 100 bytes).
+        if error.errno is None:
+            # Python's own: the path is too long, and no daemon can listen there either (the system's limit is about
+            # 100 bytes).
             return None
         raise BackrestError(f"the daemon at {paths.socket} cannot be reached: {error}") from None
 

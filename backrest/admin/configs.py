@@ -29,7 +29,7 @@ def check(text: str, name: str) -> tuple[list[str], list[str]]:
     try:
         return [], list(load(text.encode(), name).warnings)
     except UserError as error:
-        return list(error.problems) or [str(error).removeprefix(f"{name}: ")], []
+        return list(error.problems), []
 
 
 def import_config(context: Context, text: str) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from backrest.admin.registry import Emit
 from backrest.admin.repos import find, refuse_readonly
 from backrest.errors import ResticError, UserError
 from backrest.permissions import RECEIVE_SHARED_REPOS, Grants
-from backrest.refusals import IN_PART, SEEN, Refusal
+from backrest.refusals import IN_PART, SEEN, Refusal, Why, refusal
 from backrest.store.mask import mask_uri, masked_repo
+from backrest.store.shares import MOST_ENDED
 from backrest.wire import codec
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def receivers(context: Context, repo: Repo) -> list[dict[str, Any]]:
     "uri", "message"}]; ``receives`` is what this hub's entry for it says. Only reads."""
     uris = _uris(context, repo)
     records = {one.keyid: one for one in context.peer_records()}
+    given_up = context.if_sound(lambda: context.shares.given_up(repo.guid)) or ()
     clients = []
     for peer in context.config.current.multihost.authorized_clients:
         receives = Grants(peer.permissions).repo(repo.id, RECEIVE_SHARED_REPOS)
@@ -130,7 +132,7 @@ def receivers(context: Context, repo: Repo) -> list[dict[str, Any]]:
                 "receives": receives,
                 "connected": connected,
                 "uri": mask_uri(uris.get(peer.keyid, "")),
-                "message": _told(repo, peer, receives, record if connected else None),
+                "message": _told(repo, peer, receives, record if connected else None, peer.keyid in given_up),
             }
         )
     return clients
@@ -153,13 +155,15 @@ def _shared(context: Context, repo: Repo) -> dict[str, Any]:
     return {"repo": codec.to_dict(masked_repo(repo)), "clients": clients, "warnings": warnings}
 
 
-def _told(repo: Repo, peer: Peer, receives: bool, record: PeerRecord | None) -> str:
+def _told(repo: Repo, peer: Peer, receives: bool, record: PeerRecord | None, given_up: bool) -> str:
     """How it stands with one client, and on which side something is missing."""
     if not receives:
         return (
             "may not receive it: here, on the hub, receive-shared-repos is missing or leaves it out "
             f"(`backrest client permissions {peer.instance_id} ...`)"
         )
+    if given_up:
+        return refusal("repo", repo.id, Why.ENDS_SESSION, count=MOST_ENDED).reason()
     if record is None:
         return "gets it when it connects"
     if refused := _refusals(repo, record):
@@ -204,7 +208,7 @@ async def _until_taken(context: Context, repo: Repo) -> None:
         return any(
             record.state == wire.sync.CONNECTION_STATE_CONNECTED
             and not _lists(repo, record)
-            and not _refusals(repo, record)
+            and SEEN.issuperset(one.code for one in _refusals(repo, record))
             for record in records
         )
 

@@ -73,7 +73,7 @@ def load(data: bytes, source: str, environ: Mapping[str, str] | None = None) -> 
             config = default_config()
         migrated = migrate(config, os.environ if environ is None else environ)
     except UserError as error:
-        raise UserError(f"{source}: {error}", error.problems) from error
+        raise UserError(f"{source}: {error}", error.problems or [str(error)]) from error
     findings = check(config, config)
     _refuse(source, findings)
     return Loaded(config, unknown, migrated, tuple(findings.warnings))

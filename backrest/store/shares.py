@@ -1,4 +1,7 @@
-"""Under which address each client reaches a shared repository, where that is not the hub's own: ``shares.json``.
+"""How each client stands with a shared repository: ``shares.json``.
+
+That is the address under which the client reaches it, where that is not the hub's own, and that its sessions ended over
+it, for a client that does not say what it takes (sync/handout.py).
 
 The configuration's format, which is the Go program's, has no place for it. An entry is about a repository (by
 its guid) and a client (by its key id), and means something only while both are in the configuration: it is
@@ -13,8 +16,8 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -24,15 +27,30 @@ from backrest.store.files import atomic_write, private_dir
 
 log = logging.getLogger(__name__)
 
+MOST_ENDED = (
+    2  # sessions that ended over a repo: one may be an accident, and each costs the client a minute or more
+)
+
+
+class Ended(NamedTuple):
+    """``times``: sessions that ended when this repository alone was offered; ``terms`` under which that was."""
+
+    times: int
+    terms: str
+
+
 Uris = Mapping[str, Mapping[str, str]]  # guid -> key id -> uri
+Ends = Mapping[str, Mapping[str, Ended]]  # guid -> key id -> what was noted
+V = TypeVar("V")
 
 
 class Shares:
     """The file. Thread-safe; each change is durable when it returns, and told to the subscribers."""
 
-    def __init__(self, path: str | os.PathLike[str], uris: Uris) -> None:
+    def __init__(self, path: str | os.PathLike[str], uris: Uris, ends: Ends) -> None:
         self._path = os.fspath(path)
         self._uris = uris
+        self._ends = ends
         self._lock = threading.Lock()
         self._subscribers: list[Callable[[], None]] = []
 
@@ -41,7 +59,8 @@ class Shares:
         """Absent: nothing. StorageError when it cannot be read; CorruptError when it is damaged: without it clients
         would be sent to addresses that they cannot reach."""
         holds = "the addresses of shared repositories that --uri-for gave"
-        return cls(path, wholefile.load(path, _decode, {}, holds=holds))
+        nothing: tuple[Uris, Ends] = ({}, {})
+        return cls(path, *wholefile.load(path, _decode, nothing, holds=holds))
 
     def of_repo(self, guid: str) -> Mapping[str, str]:
         """Key id -> address, for the clients that reach this repository under an address of their own."""
@@ -52,22 +71,46 @@ class Shares:
         return {guid: clients[keyid] for guid, clients in self._uris.items() if keyid in clients}
 
     def set(self, guid: str, uris: Mapping[str, str | None]) -> None:
-        """Key id -> address for one repository; None takes the address back. StorageError: nothing changed."""
+        """Somebody shares a repository: key id -> address; None takes the address back. It is offered to every client
+        again. StorageError: nothing changed."""
         clients = {**self.of_repo(guid), **uris}
         kept = {keyid: uri for keyid, uri in clients.items() if uri}
-        self._replace(lambda old: {**old, guid: kept})
+        self._replace(lambda old, ends: ({**old, guid: kept}, {**ends, guid: {}}))
+
+    def ended(self, keyid: str) -> dict[str, Ended]:
+        """Guid -> what was noted about this client's sessions."""
+        return {guid: clients[keyid] for guid, clients in self._ends.items() if keyid in clients}
+
+    def given_up(self, guid: str) -> Collection[str]:
+        """The key ids of the clients to which this repository is not offered any more."""
+        return {keyid for keyid, one in self._ends.get(guid, {}).items() if one.times >= MOST_ENDED}
+
+    def note(self, keyid: str, ended: Mapping[str, Ended | None]) -> None:
+        """By guid, for one client; None: forget it. StorageError: nothing changed."""
+
+        def change(uris: Uris, ends: Ends) -> tuple[Uris, Ends]:
+            new = {guid: dict(clients) for guid, clients in ends.items()}
+            for guid, one in ended.items():
+                new.setdefault(guid, {}).pop(keyid, None)
+                if one is not None:
+                    new[guid][keyid] = one
+            return uris, new
+
+        self._replace(change)
 
     def prune(self, config: wire.config.Config) -> None:
         """Throw away what is about a repository or a client that is not in ``config``. StorageError."""
         guids = {repo.guid for repo in config.repos if repo.guid}
         keyids = {peer.keyid for peer in config.multihost.authorized_clients}
-        self._replace(
-            lambda old: {
-                guid: {keyid: uri for keyid, uri in clients.items() if keyid in keyids}
+
+        def known(old: Mapping[str, Mapping[str, V]]) -> dict[str, dict[str, V]]:
+            return {
+                guid: {keyid: value for keyid, value in clients.items() if keyid in keyids}
                 for guid, clients in old.items()
                 if guid in guids
             }
-        )
+
+        self._replace(lambda uris, ends: (known(uris), known(ends)))
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """``callback()`` after each change, in the thread that made it; it must not block. Returns the function that
@@ -81,17 +124,23 @@ class Shares:
 
         return unsubscribe
 
-    def _replace(self, change: Callable[[Uris], Uris]) -> None:
+    def _replace(self, change: Callable[[Uris, Ends], tuple[Uris, Ends]]) -> None:
         with self._lock:
-            new = {guid: dict(clients) for guid, clients in change(self._uris).items() if clients}
-            if new == self._uris:
+            changed = change(self._uris, self._ends)
+            uris, ends = _filled(changed[0]), _filled(changed[1])
+            if (uris, ends) == (self._uris, self._ends):
                 return
             private_dir(os.path.dirname(os.path.abspath(self._path)))
+            whole: dict[str, Any] = {"uris": uris}
+            if ends:
+                whole["ended"] = {
+                    guid: {keyid: one._asdict() for keyid, one in clients.items()}
+                    for guid, clients in ends.items()
+                }
             atomic_write(
-                self._path,
-                orjson.dumps({"uris": new}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+                self._path, orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
             )
-            self._uris = new
+            self._uris, self._ends = uris, ends
             subscribers = list(self._subscribers)
         for callback in subscribers:
             try:
@@ -100,7 +149,11 @@ class Shares:
                 log.exception("a listener for shared addresses failed")
 
 
-def _decode(data: bytes) -> dict[str, dict[str, str]]:
+def _filled(table: Mapping[str, Mapping[str, V]]) -> dict[str, dict[str, V]]:
+    return {guid: dict(clients) for guid, clients in table.items() if clients}
+
+
+def _decode(data: bytes) -> tuple[Uris, Ends]:
     whole = orjson.loads(data)
     uris: Any = whole.get("uris") if isinstance(whole, dict) else None
     if not isinstance(uris, dict) or not all(isinstance(clients, dict) for clients in uris.values()):
@@ -108,4 +161,18 @@ def _decode(data: bytes) -> dict[str, dict[str, str]]:
     for clients in uris.values():
         if not all(isinstance(uri, str) and uri for uri in clients.values()):
             raise ValueError("an address is not a text")
-    return uris
+    ended: Any = whole.get("ended", {})
+    if not isinstance(ended, dict) or not all(isinstance(clients, dict) for clients in ended.values()):
+        raise ValueError("it has no table of sessions that ended")
+    return uris, {
+        guid: {keyid: _decode_ended(one) for keyid, one in clients.items()} for guid, clients in ended.items()
+    }
+
+
+def _decode_ended(entry: Any) -> Ended:
+    if not isinstance(entry, dict) or set(entry) != {"times", "terms"} or not isinstance(entry["terms"], str):
+        raise ValueError("what it notes of a session is no such note")
+    times = entry["times"]
+    if not isinstance(times, int) or isinstance(times, bool) or times < 0:
+        raise ValueError("a number of sessions in it is none")
+    return Ended(times, entry["terms"])

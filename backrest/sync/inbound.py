@@ -93,7 +93,13 @@ class Inbound:
         self._pacer: reconcile.Pacer | None = None
         self._config = hub.watch.current
         self._pushing = Pushing(
-            link, entry, peers=hub.peers, queue=hub.pushes, record=hub.record, to_hub=False
+            link,
+            entry,
+            peers=hub.peers,
+            queue=hub.pushes,
+            record=hub.record,
+            to_hub=False,
+            shares=hub.shares,
         )
         self._withdrawals = Withdrawals(self._config.instance)
         self._offered: frozenset[str] = frozenset()
@@ -121,6 +127,7 @@ class Inbound:
                 raise PeerError(
                     Fault.ITEM, Code.RESOURCE_EXHAUSTED, f"a manifest of more than {MANIFEST_IDS} operations"
                 )
+            self._pushing.spoke()
             await self._put(message, weighs + NUMBER_BYTES * (len(message.op_ids) + len(message.modnos)))
         elif isinstance(message, wire.sync.SyncStreamItem.SyncActionReceiveOperations):
             await self._operations(message.event, weighs)
@@ -311,7 +318,9 @@ class Inbound:
             self.link.wake(self._show)
 
     def shares_changed(self) -> None:
-        """Send the view again when the client is to reach a repo under another address."""
+        """Send the view again when the client is to reach a repo under another address, or what it did not take when
+        that is to be tried again."""
+        self._pushing.shares_changed()
         if self._hub.uris(self.keyid) != self._uris:
             self._view_due = True
             self.link.wake(self._show)

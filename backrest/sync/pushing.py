@@ -26,7 +26,9 @@ from backrest.store.audit import AuditLog
 from backrest.store.mask import masked_plan, masked_repo
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import Push, PushQueue, Result, masked
+from backrest.store.shares import Shares
 from backrest.sync import apply
+from backrest.sync.handout import Handout
 from backrest.sync.link import Link, Signal
 
 log = logging.getLogger("backrest.sync")
@@ -37,7 +39,6 @@ MOST_REFUSALS = 100  # items whose refusal is shown
 # By then a client that does not answer has shown what it took; and before whoever pushed is told that no answer came
 # (admin/pushes.py waits 30 s).
 SHOWN_S = 20.0
-ANSWER_S = 30.0  # the same for shared repos, for which nobody waits
 UNANSWERED = 100  # set_configs of which we know what they were
 MOST_SENT = 5  # sessions that ended over a push before its answer: nobody is made to reconnect for ever
 MOST_SENT_SILENT = 2  # of a peer that does not answer: the reference ends the session over what it refuses
@@ -100,6 +101,7 @@ class Pushing:
         queue: PushQueue | None,
         record: Record,
         to_hub: bool,
+        shares: Shares | None = None,
     ) -> None:
         """``record(event, **fields)`` writes to the audit log."""
         self._link = link
@@ -113,8 +115,9 @@ class Pushing:
         self._sent: dict[
             int, int
         ] = {}  # by its number: the push of the queue that it was, _SHARED or _WITHDRAWN
-        self._shared: dict[str, str] = {}  # guid -> id, of the last that was sent
-        self._listed: set[str] = set()
+        self._handout: Handout | None = None  # to a client that does not answer
+        if not to_hub and not answers_pushes(link):
+            self._handout = Handout(link, entry, shares, partial(self._send, push_id=_SHARED), self.warn)
         self._kept: tuple[Refusal, ...] = ()  # why repos that are shared no more stay there
         self._others: tuple[Refusal, ...] | None = None  # the other warnings; None: as they were before
         self._view: RemoteConfig | None = None
@@ -130,13 +133,17 @@ class Pushing:
 
     def share(self, repos: Sequence[Repo]) -> None:
         """Push the shared repos, all of them; nothing is sent when there are none."""
-        self._shared = {repo.guid: repo.id for repo in repos}
-        if not repos:
+        if self._handout is not None:
+            self._handout.share(repos)
+        elif repos:
+            self._send(Item.SyncActionSetConfig(repos=repos), _SHARED)
+        else:
             self.warn(())
-            return
-        self._send(Item.SyncActionSetConfig(repos=repos), _SHARED)
-        if not answers_pushes(self._link):
-            self._link.wake(self._judge)
+
+    def shares_changed(self) -> None:
+        """The file of the shares changed."""
+        if self._handout is not None:
+            self._handout.noted()
 
     def withdraw(self, repo_ids: Sequence[str]) -> None:
         """Ask the peer to delete what is shared with it no longer. One that does not answer is not asked: the
@@ -145,22 +152,14 @@ class Pushing:
             self._send(Item.SyncActionSetConfig(repos_to_delete=repo_ids), _WITHDRAWN)
 
     def listed(self, message: Item.SyncActionReceiveResources) -> None:
-        """The peer's list of its repos came: shared ones in it were taken."""
-        self._listed = {repo.guid for repo in message.repos}
-        if not answers_pushes(self._link) and self._shared and not self._missing():
-            self.warn(())
+        """The peer's list of its repos came."""
+        if self._handout is not None:
+            self._handout.listed(message)
 
-    async def _judge(self) -> None:
-        """The task for a peer that does not answer: after a time, or at the end of the session (the reference ends it
-        over what it refuses, and also to begin anew after a change), what is shared and not listed is told."""
-        try:
-            await trio.sleep(ANSWER_S)
-        finally:
-            if missing := self._missing():
-                self.warn(refusal("repo", repo_id, Why.NOT_LISTED) for repo_id in missing)
-
-    def _missing(self) -> list[str]:
-        return [repo_id for guid, repo_id in self._shared.items() if guid not in self._listed]
+    def spoke(self) -> None:
+        """The peer's manifest came."""
+        if self._handout is not None:
+            self._handout.spoke()
 
     def warn(self, others: Iterable[Refusal] | None = None) -> None:
         """Show what does not hold: ``others`` (at a hub the shares that were refused, at a client what it refuses of
@@ -181,6 +180,8 @@ class Pushing:
 
     def heard(self, message: ReceiveConfig, view: RemoteConfig | None) -> None:
         """The peer's view came (``view`` is what was kept of it, masked), perhaps with the outcome of a push."""
+        if self._handout is not None:
+            self._handout.view(message.config)
         self._view_kept = view is not None
         if view is not None:
             self._view = view
