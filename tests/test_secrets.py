@@ -62,6 +62,7 @@ TYPED = {
     "host grant",
     "client remove",
     "client permissions",
+    "client quota",
     "repo add",
     "repo set",
     "repo share",

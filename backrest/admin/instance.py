@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 from backrest import __version__, wire
+from backrest.admin.clients import quota_json
 from backrest.admin.context import Context
 from backrest.admin.plans import parked_json
 from backrest.admin.registry import Emit
@@ -141,6 +142,10 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["pairing"] = bool(peer.initial_pairing_secret)
     result["state"] = wire.sync.ConnectionState.Name(record.state if record else 0)
     result["operations"] = context.oplog.count(peer.keyid)
+    if role == "client":
+        result["bytes"] = str(context.oplog.used(peer.keyid).bytes)
+        if (quota := quota_json(context, peer.keyid)) is not None:
+            result["quota"] = quota
     waiting = context.if_sound(lambda: context.pushes.waiting(peer.keyid)) or []
     if waiting:
         result["queuedPushes"] = [
@@ -167,6 +172,7 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
         *_withdrawn(context.config.current, record),
     ]
     result["refused"] = record.refused
+    result["overQuota"] = record.over_quota
     return result
 
 
