@@ -45,6 +45,7 @@ from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.shares import Shares
+from backrest.store.waiting import WaitingRepos
 from backrest.sync.client import SYNC_PATH, dialer
 from backrest.sync.clients import Clients
 from backrest.sync.hub import Hub
@@ -139,9 +140,11 @@ class _Daemon:
         self._shares = Shares.open(paths.shares)
         self._pushes = PushQueue.open(paths.pushes)
         self._parked = ParkedPlans.open(paths.parked_plans)
+        self._waiting_repos = WaitingRepos.open(paths.waiting_repos)
         for tidy in (
             self._shares.prune,
             self._pushes.forget_removed,
+            self._waiting_repos.prune,
             self._parked.settle,  # a crash may have left a plan in both places
         ):
             try:
@@ -161,7 +164,12 @@ class _Daemon:
             "limits": limits,
         }
         self._hub = Hub(**parts, shares=self._shares, trusted_proxies=settings.trusted_proxies)  # type: ignore[arg-type]
-        self._clients = Clients(**parts, parked=self._parked, dial=dialer(settings.ca_file))  # type: ignore[arg-type]
+        self._clients = Clients(
+            **parts,  # type: ignore[arg-type]
+            parked=self._parked,
+            waiting_repos=self._waiting_repos,
+            dial=dialer(settings.ca_file),
+        )
         self._bounds = _bounds(settings.trusted_proxies)
         self._crowd = Crowd(self._bounds)  # of all ports together: descriptors and memory are the process's
         self._stopping = trio.Event()
@@ -254,6 +262,7 @@ class _Daemon:
             peers=self._peers,
             audit=self._audit,
             parked=self._parked,
+            waiting_repos=self._waiting_repos,
             shares=self._shares,
             pushes=self._pushes,
             engine=self._engine,

@@ -334,6 +334,9 @@ def _shown(name: str, *, equals: bool) -> str:
 
 # --- changes
 
+# The fields of a Repo of which a change may have to wait, and what people call them.
+FIELDS: Final[Mapping[str, str]] = {"uri": "address", "env": "environment", "flags": "flags"}
+
 
 def held_back(here: Repo, new: Repo) -> tuple[str, ...]:
     """Which of ``new``'s address ("uri"), environment ("env") and flags ("flags") may not take the place of those of

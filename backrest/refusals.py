@@ -52,8 +52,10 @@ class Why(StrEnum):
     BAD_ID = "bad-id"
     ALIKE_ID = "alike-id"
     SHARED_BY_OTHER = "shared-by-other"
-    RUNS_PROGRAM = "runs-program"
+    NOT_HARMLESS = "not-harmless"
+    BAD_FLAG = "bad-flag"
     LEFT_OUT = "left-out"
+    WAITS = "waits"
     IN_USE = "in-use"
     # What a sender finds by itself, of a peer that does not say it (sync/pushing.py).
     NO_CLIENT_PUSHES = "no-client-pushes"
@@ -66,7 +68,7 @@ class Why(StrEnum):
 
 
 # What they are about is done, but for the part that they name.
-IN_PART: Final = frozenset({Why.LEFT_OUT})
+IN_PART: Final = frozenset({Why.LEFT_OUT, Why.WAITS})
 # Seen by the sender, of a peer that says nothing itself: they are no words of that peer.
 SEEN: Final = frozenset(
     {Why.PROBABLY_REFUSED, Why.NO_ANSWER, Why.NOT_SHOWN, Why.NOT_LISTED, Why.ENDS_SESSION}
@@ -100,8 +102,13 @@ _WORDS: Final[Mapping[Why, tuple[str, ...]]] = {
     Why.BAD_ID: ("its id {text}",),
     Why.ALIKE_ID: ("its id looks like that of another {kind} here",),
     Why.SHARED_BY_OTHER: ("it is already shared by {hub}", "it is already shared by another hub"),
-    Why.RUNS_PROGRAM: ("its address would run a program here, or show it this machine's environment",),
-    Why.LEFT_OUT: ("taken without {names}, which would run programs here",),
+    Why.NOT_HARMLESS: ("{text}",),
+    Why.BAD_FLAG: ("{text}",),
+    Why.LEFT_OUT: ("taken without {names}, which may run programs or read files there",),
+    Why.WAITS: (
+        "plans use it, and its change of {names} waits until somebody accepts it on the client "
+        "(`backrest repo accept`); the old values stay in force",
+    ),
     Why.IN_USE: ("still used by plan {plans}", "still used by a plan"),
     Why.NO_CLIENT_PUSHES: (
         "this hub takes no changes from its clients (it runs another program, or an older version)",

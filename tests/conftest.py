@@ -43,4 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=300,
         help="sessions of a random hostile peer, for each role; 10000 is the full run (with --timeout 0)",
     )
+    parser.addoption(
+        "--made-up-repos", type=int, default=1000, help="repositories of a hostile hub; 10000 is the full run"
+    )
     parser.addoption("--hostile-seed", default="1", help="another seed is another run")

@@ -31,6 +31,7 @@ from backrest.store.peers import PeerRecord, PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.shares import Shares
+from backrest.store.waiting import WaitingRepos
 from backrest.sync.clients import Clients
 from backrest.sync.hub import Hub
 from backrest.sync.watch import ConfigWatch
@@ -160,6 +161,7 @@ class Instance:
         self.shares = Shares.open(self.paths.shares)
         self.pushes = PushQueue.open(self.paths.pushes)
         self.parked = ParkedPlans.open(self.paths.parked_plans)
+        self.waiting_repos = WaitingRepos.open(self.paths.waiting_repos)
 
     @property
     def keyid(self) -> str:
@@ -187,6 +189,7 @@ class Instance:
             audit=self.audit,
             dial=self.world.dial,
             parked=self.parked,
+            waiting_repos=self.waiting_repos,
             pushes=self.pushes,
             limits=self.limits,
             wall=self.world.wall,
@@ -265,6 +268,7 @@ class Instance:
             peers=self.peers,
             audit=self.audit,
             parked=self.parked,
+            waiting_repos=self.waiting_repos,
             shares=self.shares,
             pushes=self.pushes,
             daemon=Daemon(pid=1, started_ms=0, addresses=()),

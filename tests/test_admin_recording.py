@@ -20,6 +20,7 @@ from backrest.store import audit, syscalls
 from backrest.store.oplog import OpLog
 from backrest.store.removal import ParkedPlans, Removal
 from backrest.store.shares import Shares
+from backrest.store.waiting import WaitingRepos, Wanted
 from backrest.wire import config
 
 __all__ = ["here", "run", "world"]  # fixtures
@@ -58,6 +59,7 @@ def furnished(world: World) -> World:
 
     def more(draft: config.Config) -> None:
         draft.repos.add(id="r2", uri="/srv/r2", guid="b" * 64, shared=True)
+        draft.repos.add(id="r3", uri="/srv/r3", guid="c" * 64, origin_instance_id="hub")
         draft.multihost.pairing_tokens.add(label="expired", secret="5f" * 32, expires_at_unix=1)
 
     world.config().transform(more)
@@ -65,6 +67,8 @@ def furnished(world: World) -> World:
     log = OpLog.open(world.paths.oplog)
     log.apply(GONE, [operation(1, id=1, flow_id=1, modno=1)])
     log.close()
+    wanted = Wanted("c" * 64, "hub", "/srv/moved", (), ())
+    WaitingRepos.open(world.paths.waiting_repos).settle({wanted.guid: wanted})
     parked = config.Plan(id="p0", repo="r0")
     ParkedPlans.open(world.paths.parked_plans).park(
         Removal(config.Multihost.Peer(), (config.Repo(id="r0"),), (parked,))
@@ -74,6 +78,10 @@ def furnished(world: World) -> World:
 
 def pushed(plan_id: str) -> dict[str, Any]:
     return {"ident": "laptop", "repos": [], "plans": [], "repos_to_delete": [], "plans_to_delete": [plan_id]}
+
+
+def waiting_since(world: World) -> str:
+    return str(world.call("ShowRepo", repo_id="r3")["waiting"]["sinceMillis"])
 
 
 def keyid(world: World) -> str:
@@ -96,6 +104,7 @@ CHANGES: dict[str, Callable[[World], dict[str, Any]]] = {
     "RemoveClient (archived)": lambda world: {"ident": GONE, "purge": True},
     "ShareRepo": lambda world: {"repo_id": "r1", "uris": ["laptop=/mnt/r1"], "wait": False},
     "UnshareRepo": lambda world: {"repo_id": "r2"},
+    "AcceptRepo": lambda world: {"repo_id": "r3", "since_millis": waiting_since(world)},
     "RemoveRepo": lambda world: {"repo_id": "r2"},
     "SetRepo": lambda world: {"repo_id": "r2", "changes": {"uri": "/srv/new"}, "check": False},
     "AddPlan": lambda world: {"plan": {"id": "p2", "repo": "r1", "paths": ["/srv"]}},

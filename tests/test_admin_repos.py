@@ -458,7 +458,7 @@ LONG_ID = "r" * 100
                 "warnings": (refusal("repo", LONG_ID, Why.LEFT_OUT, names=["its hooks"]),),
                 "known_repos": (sync.RepoMetadata(id=LONG_ID, guid=GUID),),
             },
-            "has it: taken without its hooks, which would run programs here",
+            "has it: taken without its hooks, which may run programs or read files there",
         ),
         (
             {"warnings": (refusal("repo", LONG_ID, Why.NOT_LISTED),)},

@@ -15,7 +15,7 @@ from cli_world import world as world
 from backrest.cli import states
 
 RUBBISH = b'{"plans": [\n}'
-FILES = ("parked-plans.json", "pushes.json", "shares.json")
+FILES = ("parked-plans.json", "pushes.json", "shares.json", "waiting-repos.json")
 
 
 @pytest.fixture(params=FILES)

@@ -142,6 +142,7 @@ def a_peer(state: str, heard_ms: int = NOW_MS, **more: Any) -> dict[str, Any]:
         (a_status(a_peer("CONNECTED")), states.OK),
         (a_status(a_peer("CONNECTED", warnings=["skipped"])), states.WARNING),
         (a_status(a_peer("CONNECTED"), a_peer("RETRY_WAIT")), states.WARNING),
+        (a_status() | {"waitingRepos": [{"id": "nas", "fields": ["flags"]}]}, states.WARNING),
         (a_status(a_peer("DISCONNECTED", NOW_MS - states.AWAY_MS)), states.WARNING),
         (a_status(a_peer("DISCONNECTED", NOW_MS - states.AWAY_MS - 1)), states.CRITICAL),
         (a_status(a_peer("ERROR_AUTH"), a_peer("CONNECTED")), states.CRITICAL),

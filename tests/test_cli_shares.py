@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cli_world import Run, document, here, run, world
 from backrest import wire
 from backrest.cli import states
 from backrest.store.peers import PeerStore
+from backrest.store.waiting import WaitingRepos, Wanted
 
 __all__ = ["here", "run", "world"]  # fixtures
 
@@ -198,3 +200,30 @@ def test_what_a_hub_no_longer_offers_is_seen_in_list_show_and_status(shared: Wor
 def test_removing_what_a_hub_still_shares_says_that_it_will_come_again(shared: World, run: Run) -> None:
     run("plan", "remove", "photos")
     assert "will hand it out again" in run("repo", "remove", "theirs").stderr
+
+
+def test_what_waits_is_seen_everywhere_and_accepted_after_a_question(shared: World, run: Run) -> None:
+    new = Wanted(GUID, "hub", "rest:http://u:hush-hush@nas/t", ("RESTIC_COMPRESSION=max",), ())
+    waiting = WaitingRepos.open(shared.paths.waiting_repos)
+    waiting.settle({GUID: new})
+    assert "new address, environment to accept" in run("repo", "list").stdout
+    shown = run("repo", "show", "theirs").stdout
+    assert "/srv/t -> rest:http://u:********@nas/t; it waits for `backrest repo accept`" in shown
+    assert "hub wants to change its address, environment" in run("status").stderr
+    said = run("repo", "accept", "theirs", code=2)
+    assert "env: none -> RESTIC_COMPRESSION=max" in said.stdout
+    assert "--yes" in said.stderr
+    assert shared.config().current.repos[0].uri == "/srv/t"
+    result = document(run("repo", "accept", "theirs", "--yes", "--json"))
+    assert [one["field"] for one in result["changed"]] == ["uri", "env"]
+    assert "hush-hush" not in json.dumps(result)
+    assert shared.config().current.repos[0].uri == "rest:http://u:hush-hush@nas/t"
+    assert "no change of the repository" in run("repo", "accept", "theirs", "--yes", code=1).stderr
+
+
+def test_what_waits_in_an_edited_file_is_judged_again(shared: World, run: Run) -> None:
+    WaitingRepos.open(shared.paths.waiting_repos).settle(
+        {GUID: Wanted(GUID, "hub", "/srv/t", (), ("--files-from=/etc/shadow",))}
+    )
+    assert "cannot be accepted" in run("repo", "accept", "theirs", "--yes", code=1).stderr
+    assert not shared.config().current.repos[0].flags

@@ -62,11 +62,11 @@ TYPED = {
     "host grant",
     "client remove",
     "client permissions",
-    "client quota",
     "repo add",
     "repo set",
     "repo share",
     "repo unshare",
+    "repo accept",
     "repo remove",
     "plan add",
     "plan set",
@@ -81,7 +81,12 @@ TYPED = {
     "oplog repair",
     "oplog compact",
 }
-HOME = {"config.json", "parked-plans.json", "pushes.json"}  # where configuration is kept, documented, 0600
+HOME = {
+    "config.json",
+    "parked-plans.json",
+    "pushes.json",
+    "waiting-repos.json",
+}  # where configuration is kept, documented, 0600
 REFUSED = "9f" * 32  # a guid
 
 
@@ -237,7 +242,7 @@ def test_what_is_secret_is_in_the_configuration_and_nowhere_else(
             {
                 "id": "nas",
                 "guid": "7" * 64,
-                "uri": f"rest:http://user:{plant('uri')}@{nowhere}/nas?token={plant('query')}",
+                "uri": f"rest:http://user:{plant('uri')}@{nowhere}/nas",
                 "password": plant("hub-password"),
                 "env": [f"AWS_SECRET_ACCESS_KEY={plant('env')}", f"RESTIC_PASSWORD2={plant('env2')}"],
                 "flags": [f"--option=s3.session-token={plant('flag')}"],
@@ -341,6 +346,16 @@ def tell(
         heard.fails(laptop, "backup", "remote")
         heard.fails(laptop, "index", "nas")
 
+        # The hub changes it: accepted once, and left to wait once.
+        heard.fails(laptop, "repo", "accept", "nas", "--yes")
+        heard.ok(hub, "repo", "set", "nas", "--flag=--no-cache", "--no-check")
+        laptop.until_status(waiting)
+        heard.fails(laptop, "repo", "accept", "nas")
+        heard.ok(laptop, "repo", "accept", "nas", "--yes")
+        moved = f"rest:http://user:{plant('moved')}@127.0.0.1:1/moved"
+        heard.ok(hub, "repo", "set", "nas", "--uri", moved, "--no-check")
+        laptop.until_status(waiting)
+
         # A wrong password.
         heard.fails(laptop, "repo", "set", "local", "--password-file", str(outside / "wrong"))
         heard.ok(laptop, "repo", "set", "local", "--password-file", str(outside / "wrong"), "--no-check")
@@ -349,7 +364,7 @@ def tell(
         heard.ok(laptop, "repo", "set", "local", *password)
 
         # Wrong uses that name secrets.
-        heard.fails(laptop, "repo", "add", "other", "--uri", f"rest:http://u:{plant('typo')}@127.0.0.1:1/x",
+        heard.fails(laptop, "repo", "add", "other", "--uri", f"rest:http://u:{plant('typo')}@127.0.0.1:1/x?token={plant('query')}",
                     "--password-file", str(outside / "missing"))  # fmt: skip
         heard.fails(laptop, "repo", "set", "nas", "--env", f"X={plant('read-only')}")
         heard.run(laptop, "repo", "set", "local", "--env", plant("no-equals-sign"))
@@ -399,6 +414,10 @@ def tell(
     heard.ok(laptop, "oplog", "compact")
     heard.ok(laptop, "identity", "rotate", "--yes")
     plant.values["laptop-new-key"] = private_key(laptop)
+
+
+def waiting(status: dict[str, Any]) -> bool:
+    return bool(status.get("waitingRepos"))
 
 
 def laptop_repos(laptop: Machine, wanted: str) -> None:

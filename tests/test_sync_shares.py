@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from sync_world import BOTH, GUID, Instance, World
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
+from backrest.admin import accepting, instance, repos
+from backrest.errors import ConflictError
 from backrest.refusals import Why, refusal
 from backrest.store.audit import read
 from backrest.store.peers import MAX_OFFERED
@@ -101,6 +104,100 @@ async def test_a_client_gets_the_address_that_is_its_own_and_a_new_one_at_once(
         assert desk.config.current.modno == modno
         assert hub.config.current.repos[0].uri == "/srv/nas"
     assert len(world.dials) == 2, "nobody had to reconnect"
+
+
+# --- changed
+
+
+def accept(client: Instance, repo_id: str = "nas") -> dict[str, Any]:
+    shown = repos.show(client.context(), repo_id)["waiting"]
+    return accepting.accept(client.context(), repo_id, shown["sinceMillis"])
+
+
+async def until_waiting(client: Instance, *fields: str) -> None:
+    def found() -> tuple[str, ...]:
+        shown = instance.status(client.context()).get("waitingRepos", ())
+        return tuple(field for one in shown for field in one["fields"])
+
+    # What waits is written before the warning about it.
+    await client.world.until(client.peers.subscribe, found, lambda now: now == fields)
+
+
+async def test_a_new_address_waits_through_a_restart_until_it_is_accepted(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        add_plan(client)
+        share(hub, uri="/srv/moved", password="new")
+        await until_waiting(client, "address")
+        [repo] = client.config.current.repos
+        assert (repo.uri, repo.password) == ("/srv/nas", "new")
+        told = refusal("repo", "nas", Why.WAITS, names=["address"])
+        assert client.peer(hub).warnings == (told,)
+        await hub.world.until(
+            hub.peers.subscribe, lambda: hub.peer(client).warnings, lambda now: now == (told,)
+        )
+        [listed] = repos.list_repos(client.context())["waiting"].values()
+        assert listed["changed"] == [{"field": "uri", "before": "/srv/nas", "after": "/srv/moved"}]
+    client.open()
+    assert instance.status(client.context())["waitingRepos"][0]["fields"] == ["address"]
+    assert accept(client)["repo"]["uri"] == "/srv/moved"
+    assert client.config.current.repos[0].uri == "/srv/moved"
+    assert "waitingRepos" not in instance.status(client.context())
+    assert client.audited()[-1]["event"] == "repo-accepted"
+    assert (client.audited()[-1]["hub"], client.audited()[-1]["fields"]) == ("hub", ["uri"])
+    modno = client.config.current.modno
+    async with hub.running(), client.running():
+        await client.until_peer(hub, CONNECTED)
+        await wait_all_tasks_blocked()
+        assert client.peer(hub).warnings == ()
+        assert client.config.current.modno == modno
+
+
+async def test_what_was_seen_is_accepted_and_no_later_change(autojump_clock: MockClock, world: World) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        add_plan(client)
+        with pytest.raises(ConflictError, match="no change of the repository 'nas' waits"):
+            accepting.accept(client.context(), "nas", "0")
+        share(hub, uri="/srv/moved")
+        await until_waiting(client, "address")
+        seen = repos.show(client.context(), "nas")["waiting"]["sinceMillis"]
+        share(hub, uri="/srv/evil")
+        await client.world.until(
+            client.peers.subscribe,
+            lambda: repos.show(client.context(), "nas")["waiting"]["changed"][0]["after"],
+            lambda uri: uri == "/srv/evil",
+        )
+        with pytest.raises(ConflictError, match="again meanwhile"):
+            accepting.accept(client.context(), "nas", seen)
+        assert client.config.current.repos[0].uri == "/srv/nas"
+
+
+@pytest.mark.parametrize("back", ["old values", "unshared"])
+async def test_what_waits_is_dropped_when_the_hub_goes_back_or_takes_the_repo_away(
+    autojump_clock: MockClock, world: World, back: str
+) -> None:
+    hub, client = paired(world)
+    share(hub)
+    async with hub.running(), client.running():
+        await until_config(client, lambda c: c.repos)
+        add_plan(client)
+        share(hub, uri="/srv/moved")
+        await until_waiting(client, "address")
+        if back == "unshared":
+            unshare(hub)
+            await until_withdrawn(client, "nas")
+        else:
+            share(hub, uri="/srv/nas")
+        await until_waiting(client)
+    assert json.loads(client.paths.waiting_repos.read_text()) == {"repos": []}
+    assert client.config.current.repos[0].uri == "/srv/nas"
 
 
 # --- taken back

@@ -4,9 +4,9 @@ The daemon hands in what it has open. A command that works on the files itself h
 (and holds the lock): ``token create`` then never reads a history of a million lines. Not thread-safe while
 opening, which only happens in commands; the daemon opens everything before it serves.
 
-A small file (pushes, shares, parked plans) that is damaged, or that the disk does not give back, fails the use case
-that needs it. One that can do without asks through ``if_sound``, and ``damaged`` then has the sentence for the user.
-Only commands meet this: the daemon does not start with such a file.
+A small file (pushes, shares, parked plans, waiting repos) that is damaged, or that the disk does not give back, fails
+the use case that needs it. One that can do without asks through ``if_sound``, and ``damaged`` then has the sentence for
+the user. Only commands meet this: the daemon does not start with such a file.
 
 A change and its line in the audit log are two writes, and the second may be refused. So, for every use case: before a
 change the log is looked at, and one that is known to take no line (it was moved away, it is damaged) refuses it. Once
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backrest.store.pushqueue import PushQueue
     from backrest.store.removal import ParkedPlans
     from backrest.store.shares import Shares
+    from backrest.store.waiting import WaitingRepos
 
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class Context:
         peers: PeerStore | None = None,
         audit: AuditLog | None = None,
         parked: ParkedPlans | None = None,
+        waiting_repos: WaitingRepos | None = None,
         shares: Shares | None = None,
         pushes: PushQueue | None = None,
         engine: Engine | None = None,
@@ -104,6 +106,7 @@ class Context:
         self._peers = peers
         self._audit = audit
         self._parked = parked
+        self._waiting_repos = waiting_repos
         self._shares = shares
         self._pushes = pushes
         self._engine = engine
@@ -212,6 +215,8 @@ class Context:
             self.afterwards(failed, lambda: shares.prune(config))
         if (pushes := self.if_sound(lambda: self.pushes)) is not None:
             self.afterwards(failed, lambda: pushes.forget_removed(config))
+        if (waiting := self.if_sound(lambda: self.waiting_repos)) is not None:
+            self.afterwards(failed, lambda: waiting.prune(config))
 
     @property
     def parked(self) -> ParkedPlans:
@@ -220,6 +225,14 @@ class Context:
 
             self._parked = ParkedPlans.open(self.paths.parked_plans)
         return self._parked
+
+    @property
+    def waiting_repos(self) -> WaitingRepos:
+        if self._waiting_repos is None:
+            from backrest.store.waiting import WaitingRepos
+
+            self._waiting_repos = WaitingRepos.open(self.paths.waiting_repos)
+        return self._waiting_repos
 
     @property
     def shares(self) -> Shares:

@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 from backrest import __version__, wire
-from backrest.admin.clients import quota_json
+from backrest.admin.accepting import waiting_json
 from backrest.admin.context import Context
 from backrest.admin.plans import parked_json
 from backrest.admin.registry import Emit
@@ -114,8 +114,17 @@ def status(context: Context) -> dict[str, Any]:
     parked = context.if_sound(lambda: context.parked.waiting(config)) or []
     if parked:
         result["parkedPlans"] = [parked_json(entry) for entry in parked]
+    waiting = [
+        {"id": repo.id, "originInstanceId": repo.origin_instance_id} | wanted
+        for repo in config.repos
+        if (wanted := waiting_json(context, repo)) is not None
+    ]
+    if waiting:
+        result["waitingRepos"] = waiting
     if context.daemon is None:
-        context.if_sound(lambda: context.shares)  # not shown, but no daemon starts with a damaged file
+        # Not shown, or not always, but no daemon starts with a damaged file.
+        context.if_sound(lambda: context.shares)
+        context.if_sound(lambda: context.waiting_repos)
     else:
         names = {peer.keyid: peer.instance_id for peer in config.multihost.authorized_clients}
         result["namesakes"] = [
@@ -142,10 +151,6 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["pairing"] = bool(peer.initial_pairing_secret)
     result["state"] = wire.sync.ConnectionState.Name(record.state if record else 0)
     result["operations"] = context.oplog.count(peer.keyid)
-    if role == "client":
-        result["bytes"] = str(context.oplog.used(peer.keyid).bytes)
-        if (quota := quota_json(context, peer.keyid)) is not None:
-            result["quota"] = quota
     waiting = context.if_sound(lambda: context.pushes.waiting(peer.keyid)) or []
     if waiting:
         result["queuedPushes"] = [
@@ -172,7 +177,6 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
         *_withdrawn(context.config.current, record),
     ]
     result["refused"] = record.refused
-    result["overQuota"] = record.over_quota
     return result
 
 

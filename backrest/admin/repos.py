@@ -291,12 +291,18 @@ def _edited_env(old: Any, entries: list[str], unset: list[str], clear: bool) -> 
 
 
 def list_repos(context: Context) -> dict[str, Any]:
-    """Every repository, secrets masked; ``withdrawn`` has the ids of those that their owner no longer offers."""
+    """Every repository, secrets masked; ``withdrawn`` has the ids of those that their owner no longer offers, and
+    ``waiting`` what waits to be accepted, by id."""
+    from backrest.admin.accepting import waiting_json
+
     config = context.config.current
     result: dict[str, Any] = {"repos": [codec.to_dict(masked_repo(repo)) for repo in config.repos]}
     gone = withdrawn(config, context.peer_records())
     if gone:
         result["withdrawn"] = [repo.id for repo in gone]
+    waiting = {repo.id: found for repo in config.repos if (found := waiting_json(context, repo)) is not None}
+    if waiting:
+        result["waiting"] = waiting
     return result
 
 
@@ -311,7 +317,9 @@ def find(config: Config, repo_id: str) -> Repo:
 
 def show(context: Context, repo_id: str) -> dict[str, Any]:
     """One repository, secrets masked, the plans that use it, the clients that reach it under another address, and of
-    one that this hub shares each client, and how it stands with it (sharing.receivers)."""
+    one that this hub shares each client, and how it stands with it (sharing.receivers); ``waiting``: of one that a hub
+    shares, what waits to be accepted, or None."""
+    from backrest.admin.accepting import waiting_json
     from backrest.admin.sharing import receivers, shown_uris
 
     config = context.config.current
@@ -322,6 +330,7 @@ def show(context: Context, repo_id: str) -> dict[str, Any]:
         "uris": shown_uris(context, repo),
         "clients": receivers(context, repo) if repo.shared and not repo.origin_instance_id else [],
         "withdrawn": repo in withdrawn(config, context.peer_records()),
+        "waiting": waiting_json(context, repo),
     }
 
 

@@ -152,15 +152,20 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name + ':':{width + 1}}  {value}")
 
 
-def print_changes(subject: str, changed: Sequence[dict[str, Any]]) -> None:
-    """What a "set" command changed, field by field, on stdout. A secret's two masks look the same: it says so."""
+def print_changes(subject: str, changed: Sequence[dict[str, Any]], *, what: str = "is changed") -> None:
+    """What a "set" command changed, field by field, on stdout."""
     if not changed:
         say(f"{subject} was like that already.")
         return
-    say(f"{subject} is changed:")
+    say(f"{subject} {what}:")
     for one in changed:
-        before, after = _short(one["before"]), _short(one["after"])
-        say(f"  {one['field']}: {'a new secret' if before == after else f'{before} -> {after}'}")
+        say(f"  {one['field']}: {changed_value(one)}")
+
+
+def changed_value(one: dict[str, Any]) -> str:
+    """What a field was and what it is. A secret's two masks look the same: it says so."""
+    before, after = _short(one["before"]), _short(one["after"])
+    return "a new secret" if before == after else f"{before} -> {after}"
 
 
 def _short(value: Any) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from backrest.cli import output
-from backrest.cli.base import Group, json_option, several, shared
+from backrest.cli.base import Group, confirm, json_option, several, shared
 from backrest.cli.passwords import read_password
+from backrest.errors import UserError
 
 
 @click.group(cls=Group)
@@ -276,7 +277,8 @@ def list_repos(as_json: bool) -> None:
             one["uri"],
             one.get("originInstanceId") or "this machine",
             one.get("guid", "")[:8] or "not made yet",
-            _sharing(one, withdrawn=one["id"] in result.get("withdrawn", ())),
+            _sharing(one, withdrawn=one["id"] in result.get("withdrawn", ()))
+            or _waits(result.get("waiting", {}).get(one["id"])),
         )
         for one in result["repos"]
     ]
@@ -288,6 +290,31 @@ def _sharing(one: dict[str, Any], *, withdrawn: bool) -> str:
     if withdrawn:
         return f"no longer offered by {one['originInstanceId']}"
     return "yes" if one.get("shared") and not one.get("originInstanceId") else ""
+
+
+def _waits(waiting: dict[str, Any] | None) -> str:
+    return f"new {', '.join(waiting['fields'])} to accept" if waiting else ""
+
+
+@repo.command()
+@click.argument("id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def accept(id: str, yes: bool, as_json: bool) -> None:
+    """Accept what a hub wants to change of a repository that it shares: its address, environment or flags.
+
+    Plans here go on with the old ones until you do. Passwords, keys, and an address's host alone change without asking.
+    """
+    waiting = shared().call("ShowRepo", repo_id=id)["waiting"]
+    if waiting is None:
+        raise UserError(f"no change of the repository {id!r} waits to be accepted")
+    if not as_json:
+        output.print_changes(f"Repository {id!r}", waiting["changed"], what="would be changed")
+    confirm("Accept this?", yes=yes)
+    result = shared().call("AcceptRepo", repo_id=id, since_millis=waiting["sinceMillis"])
+    if as_json:
+        return output.print_json(result)
+    return output.say(f"The change of the repository {id!r} is accepted.")
 
 
 @repo.command()
@@ -311,11 +338,18 @@ def show(id: str, as_json: bool) -> None:
             ("Auto unlock", "yes" if one.get("autoUnlock") else ""),
             ("Made", "when the daemon starts" if one.get("autoInitialize") else ""),
             ("Shared", _sharing(one, withdrawn=result["withdrawn"])),
+            *_differences(result["waiting"]),
             *_clients(result),
             ("Plans", ", ".join(result["plans"])),
         ]
     )
     return None
+
+
+def _differences(waiting: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What the hub wants to change, and waits."""
+    for one in waiting["changed"] if waiting else ():
+        yield f"New {one['field']}", f"{output.changed_value(one)}; it waits for `backrest repo accept`"
 
 
 def _clients(result: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -82,7 +82,8 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
 
     Critical: peers are configured and no daemon runs; a peer is refused, breaks the protocol or fails inside;
     one was not heard of for AWAY_MS; a file is damaged; a history waits to be imported. Warning: one is not connected,
-    or was never heard of, or reports something to look at; a plan is parked.
+    or was never heard of, or reports something to look at; a plan is parked; a change of a shared repository waits to
+    be accepted.
     """
     peers = status["peers"]
     if not status["instance"]["keyId"]:
@@ -114,6 +115,9 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
         worst = CRITICAL
     for one in status.get("parkedPlans", ()):
         words.append(f"plan {one['plan']['id']}: {one['state']}")
+        worst = max(worst, WARNING)
+    for one in status.get("waitingRepos", ()):
+        words.append(f"repo {one['id']}: a change of its {', '.join(one['fields'])} waits to be accepted")
         worst = max(worst, WARNING)
     connected = sum(peer["state"] == "CONNECTION_STATE_CONNECTED" for peer in peers)
     summary = f"{VERDICTS[worst]}: {connected} of {len(peers)} peers connected"

@@ -56,7 +56,7 @@ def _print(result: dict[str, Any]) -> None:
     output.print_fields(_instance(result))
     if result["peers"]:
         output.say()
-        output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS", "SIZE"))
+        output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
     for line in _remarks(result):
         output.note(line)
 
@@ -79,7 +79,7 @@ def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-HEADERS = ("PEER", "ROLE", "STATE", "SINCE", "HEARTBEAT", "OPERATIONS", "SIZE", "MESSAGE")
+HEADERS = ("PEER", "ROLE", "STATE", "SINCE", "HEARTBEAT", "OPERATIONS", "MESSAGE")
 
 
 def _row(peer: dict[str, Any]) -> tuple[object, ...]:
@@ -97,7 +97,6 @@ def _row(peer: dict[str, Any]) -> tuple[object, ...]:
         _ago(peer.get("sinceMillis", 0)),
         _ago(peer.get("lastHeartbeatMillis", 0)),
         f"{peer['operations']:,}",
-        formats.size(int(peer["bytes"])) if "bytes" in peer else "",
         message,
     )
 
@@ -124,12 +123,6 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             f"the client ({', '.join(push['items'])}); `backrest push drop {push['id']}` takes it back"
             for push in peer.get("queuedPushes", ())
         ]
-        if peer.get("overQuota"):
-            quota = f" of {formats.quota(peer['quota'])}" if peer.get("quota") else ""
-            lines.append(
-                f"{name}: {formats.plural(peer['overQuota'], 'operation')} not kept here: its quota{quota} has no "
-                f"room; `backrest client quota {name} --bytes SIZE --operations N` changes it"
-            )
         if peer.get("refused"):
             lines.append(
                 f"{name}: {formats.plural(peer['refused'], 'operation')} refused (out of scope or invalid)"
@@ -147,6 +140,11 @@ def _remarks(result: dict[str, Any]) -> list[str]:
         )
     lines += result.get("access", ())
     lines += [f"plan {one['plan']['id']}: {one['state']}" for one in result.get("parkedPlans", ())]
+    lines += [
+        f"repo {one['id']}: {one['originInstanceId']} wants to change its {', '.join(one['fields'])}, which waits "
+        f"since {_ago(one['sinceMillis'])} (`backrest repo accept {one['id']}`)"
+        for one in result.get("waitingRepos", ())
+    ]
     return lines
 
 
@@ -166,9 +164,7 @@ def _watch(as_json: bool) -> None:
                 Text(f"{name}: {output.harmless(value)}") for name, value in _instance(result) if value
             ]
             parts.append(
-                output.table(
-                    HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS", "SIZE")
-                )
+                output.table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
             )
             parts += [Text(output.harmless(line)) for line in _remarks(result)]
             live.update(Group(*parts), refresh=True)

@@ -63,6 +63,7 @@ def of_state(paths: Paths, config: wire.config.Config | None = None) -> list[Wat
             paths.peers,
             paths.parked_plans,
             paths.shares,
+            paths.waiting_repos,
             paths.pushes,
             paths.admin_token,
         )

@@ -8,7 +8,6 @@ opquery.py the queries, opstage.py what the writing methods do, opscan.py and op
 
 from __future__ import annotations
 
-import math
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -194,26 +193,14 @@ class OpLog(OpCore):
         self.read_into(some.operations, numbers, predicate)
         return some.operations
 
-    def read_into(
-        self,
-        target: Any,
-        ids: Iterable[int],
-        predicate: Predicate | None = None,
-        most_bytes: float = math.inf,
-    ) -> int:
+    def read_into(self, target: Any, ids: Iterable[int], predicate: Predicate | None = None) -> int:
         """As ``read``, all at once, into ``target``, the repeated field of a message: made there, not copied.
-
-        Of the first ids, whose lines have ``most_bytes`` together, or one line more: returns how many ids that are. In
-        the message they take less."""
+        Returns how many bytes their lines have, which is more than they take in the message."""
         found, places = [], []
-        size = count = 0
         seen: dict[int, bool] = {}  # what the predicate says of each group: many operations share one
         with self._lock:
             index = self._index
             for number in ids:
-                if size >= most_bytes:
-                    break
-                count += 1
                 row = index.row(number)
                 if row is None:
                     continue
@@ -223,18 +210,16 @@ class OpLog(OpCore):
                     wanted = seen[group] = predicate is None or predicate(index.metas[group])
                 if wanted:
                     found.append(number)
-                    length = index.lengths[row]
-                    places.append((index.offsets[row], length))
-                    size += length
+                    places.append((index.offsets[row], index.lengths[row]))
             if not found:
-                return count
+                return 0
             current = self._file
             current.hold()
         try:
             operations(current.file, found, places, target)
         finally:
             current.release()
-        return count
+        return sum(length for _, length in places)
 
     def query(self, query: Query) -> Iterator[Operation]:
         """What matches now, in the order (start time, id). Bodies are read as the caller goes on.
@@ -281,12 +266,7 @@ class OpLog(OpCore):
         with self._lock:
             return [keyid for keyid, origin in self._index.origins.items() if keyid and origin.count]
 
-    def find_original(self, keyid: str, original: int) -> int | None:
-        """Our id for a peer's operation, when it is held."""
-        with self._lock:
-            return self._index.find_original(keyid, original)
-
-    def held(self, keyid: str) -> Held:
+    def held(self, keyid: str) -> Mapping[int, int]:
         """Original id -> modno of all that is held of a peer, as it is now."""
         with self._lock:
             return Held(*self._index.held(keyid))

@@ -64,7 +64,6 @@ class PeerRecord:
     )  # in clear: see the module's text
     warnings: tuple[Refusal, ...] = ()  # what does not hold at present of what one side pushed to the other
     refused: int = 0  # operations of this peer that were not taken, since it connected
-    over_quota: int = 0  # operations of a client that its quota has no room for
     config_ms: int = 0  # when ``remote_config`` came
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
     answers: bool | None = None  # does its program say what became of a push? None: it has not been here yet
@@ -89,7 +88,7 @@ class PeerRecord:
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
 _HEARTBEAT = frozenset(("last_heartbeat_ms",))
-_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis", "overQuota")
+_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis")
 
 
 class PeerStore:
@@ -323,8 +322,6 @@ def _encode(record: PeerRecord) -> bytes:
         entry["warnings"] = [warning.to_json() for warning in record.warnings]
     if record.refused:
         entry["refused"] = str(record.refused)
-    if record.over_quota:
-        entry["overQuota"] = str(record.over_quota)
     if record.config_ms:
         entry["configMillis"] = str(record.config_ms)
     if record.archived_ms:
@@ -364,9 +361,7 @@ def _decode_one(entry: Any) -> PeerRecord:
     answers = entry.get("answersPushes")
     if answers not in (None, True, False):
         raise ValueError("whether a peer answers pushes is neither true nor false")
-    since_ms, next_try_ms, refused, archived_ms, config_ms, over_quota = (
-        _int64(entry.get(name, "0")) for name in _OURS
-    )
+    since_ms, next_try_ms, refused, archived_ms, config_ms = (_int64(entry.get(name, "0")) for name in _OURS)
     return PeerRecord(
         keyid=proto.peer_keyid,
         instance_id=proto.peer_instance_id,
@@ -381,7 +376,6 @@ def _decode_one(entry: Any) -> PeerRecord:
         remote_config=proto.remote_config if proto.HasField("remote_config") else None,
         warnings=tuple(map(refusals.from_json, warnings[:MAX_WARNINGS])),
         refused=refused,
-        over_quota=over_quota,
         archived_ms=archived_ms,
         config_ms=config_ms,
         answers=answers,

@@ -7,16 +7,16 @@ refusal at every reconnect, for ever.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from backrest import wire
+from backrest import harmless, wire
 from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, VIEW_RESOURCES, Grants
 from backrest.refusals import IN_PART, Kind, Refusal, Why, refusal
 from backrest.store.configfile import size
 from backrest.store.mask import UnknownMaskError, unmask_plan, unmask_repo
-from backrest.store.validate import alike, pushed_id_problem
+from backrest.store.validate import alike, flag_problem, pushed_id_problem
+from backrest.store.waiting import Wanted
 
 Config = wire.config.Config
 Plan = wire.config.Plan
@@ -31,7 +31,6 @@ ITEM_BYTES = 256 * 1024
 # one push. A thousand at their full size would be more than is read back of a file (64 MiB): then no change of the
 # configuration would work any more, and no daemon start. The rest of that is the user's own.
 TOTAL_BYTES = 16 * 1024 * 1024
-FLAG_CHARS = 4096  # what splits a flag into words takes quadratic time
 
 
 @dataclass(slots=True)
@@ -49,6 +48,8 @@ class Report:
     items: list[tuple[str, str]] = field(default_factory=list)
     changed: bool = False
     done: int = 0
+    waits: dict[str, Wanted | None] = field(default_factory=dict)
+    """Guid -> what waits until somebody here accepts it (store/waiting.py); None: nothing does any more."""
 
     def did(self, kind: str, ident: str, what: str) -> None:
         self.applied.append(f"{kind} {ident!r} {what}")
@@ -77,6 +78,7 @@ class Report:
         self.refused = [refusal("", "", code, **fields)]
         self.told = list(self.refused)
         self.changed, self.done = False, 0
+        self.waits.clear()
 
 
 class _Room:
@@ -166,7 +168,9 @@ def _set_plan(config: Config, room: _Room, grants: Grants, plan: Plan, report: R
     except UnknownMaskError as error:
         report.refuse("plan", plan.id, Why.MASKED, names=error.fields)
         return
-    if here is None and len(config.plans) >= MOST_ITEMS:
+    if bad_flag := flag_problem(new.backup_flags, here.backup_flags if here is not None else ()):
+        report.refuse("plan", plan.id, Why.BAD_FLAG, text=bad_flag)
+    elif here is None and len(config.plans) >= MOST_ITEMS:
         report.refuse("plan", plan.id, Why.FULL, limit=MOST_ITEMS)
     elif here is None and (problem := room.names("plan", plan.id)):
         report.refuse("plan", plan.id, problem[0], **problem[1])
@@ -204,15 +208,7 @@ def _set_repo(config: Config, room: _Room, sender: str, grants: Grants, repo: Re
         report.refuse("repo", repo.id, Why.SHARED_BY_OTHER, hub=here.origin_instance_id, hidden=("hub",))
         return
     if grants.has(RECEIVE_SHARED_REPOS) and (claims_origin or here is not None or not may_write):
-        new = Repo()
-        new.CopyFrom(repo)
-        if not may_write and _address_runs_program(new.uri):
-            report.refuse("repo", repo.id, Why.RUNS_PROGRAM)
-            return
-        dropped = [] if may_write else strip_programs(new)
-        if dropped:
-            report.refuse("repo", repo.id, Why.LEFT_OUT, names=dropped)
-        _write_repo(config, room, here, new, sender, grants, report)
+        _write_repo(config, room, here, repo, sender, grants, report, trusted=may_write)
     elif may_write:
         _write_repo(
             config, room, here, repo, sender if here is not None or claims_origin else "", grants, report
@@ -224,8 +220,18 @@ def _set_repo(config: Config, room: _Room, sender: str, grants: Grants, repo: Re
 
 
 def _write_repo(
-    config: Config, room: _Room, here: Repo | None, repo: Repo, origin: str, grants: Grants, report: Report
+    config: Config,
+    room: _Room,
+    here: Repo | None,
+    repo: Repo,
+    origin: str,
+    grants: Grants,
+    report: Report,
+    *,
+    trusted: bool = True,
 ) -> None:
+    """Not ``trusted``, against a hub that may only share repos: it pushes one whose hook, flag, environment or address
+    runs a program here, or has restic read a file and send it away (W-01); or moves one that is used here."""
     other = next((r for r in config.repos if r is not here and r.id == repo.id), None)
     if other is None:
         place = _place(repo.uri)
@@ -242,6 +248,21 @@ def _write_repo(
         report.refuse("repo", repo.id, Why.MASKED, names=error.fields)
         return
     new.origin_instance_id = origin
+    left_out: Sequence[str] = ()
+    held: Sequence[str] = ()
+    wanted: Wanted | None = None
+    if not trusted:
+        judged = harmless.judge(new)
+        if judged.refusal:
+            report.refuse("repo", repo.id, Why.NOT_HARMLESS, text=judged.refusal)
+            return
+        new, left_out = judged.repo, judged.left_out
+        if here is not None and any(plan.repo == here.id for plan in config.plans):
+            wanted = Wanted.of(new, origin)
+            held = _hold_back(here, new)
+    elif bad_flag := flag_problem(new.flags, here.flags if here is not None else ()):
+        report.refuse("repo", repo.id, Why.BAD_FLAG, text=bad_flag)
+        return
     if here is None and len(config.repos) >= MOST_ITEMS:
         report.refuse("repo", repo.id, Why.FULL, limit=MOST_ITEMS)
     elif (here is None or here.id != new.id) and (
@@ -250,16 +271,40 @@ def _write_repo(
         report.refuse("repo", repo.id, problem[0], **problem[1])
     elif here != new and not room.takes(new, here):
         report.refuse("repo", repo.id, Why.NO_ROOM, limit=TOTAL_BYTES >> 20)
-    elif here is None:
+    else:
+        _put_repo(config, here, new, report)
+        if left_out:
+            report.refuse("repo", repo.id, Why.LEFT_OUT, names=left_out)
+        if held:
+            report.refuse("repo", repo.id, Why.WAITS, names=[harmless.FIELDS[name] for name in held])
+        report.waits[new.guid] = wanted if held else None
+
+
+def _hold_back(here: Repo, new: Repo) -> tuple[str, ...]:
+    """Give ``new`` what is in force ``here`` where a change has to wait; the fields that do."""
+    judged = harmless.judge(here)
+    force = here if judged.refusal else judged.repo
+    held = harmless.held_back(force, new)
+    if "uri" in held:
+        new.uri = force.uri
+    if "env" in held:
+        new.env[:] = force.env
+    if "flags" in held:
+        new.flags[:] = force.flags
+    return held
+
+
+def _put_repo(config: Config, here: Repo | None, new: Repo, report: Report) -> None:
+    if here is None:
         config.repos.append(new)
-        report.did("repo", repo.id, "added")
+        report.did("repo", new.id, "added")
     elif here != new:
         if here.id != new.id:  # the plans here know it by the old id
             for plan in config.plans:
                 if plan.repo == here.id:
                     plan.repo = new.id
         here.CopyFrom(new)
-        report.did("repo", repo.id, "changed")
+        report.did("repo", new.id, "changed")
 
 
 def _place(uri: str) -> str:
@@ -292,70 +337,6 @@ def _delete_repo(config: Config, grants: Grants, repo_id: str, report: Report) -
         plans = [plan.id for plan in users]
         report.refuse("repo", repo_id, Why.IN_USE, plans=plans, hidden=() if seen else ("plans",))
         return
+    report.waits[here.guid] = None
     config.repos.remove(here)
     report.did("repo", repo_id, "deleted")
-
-
-def strip_programs(repo: Repo) -> list[str]:
-    """Take out of a pushed repo what would run programs on this machine (W-01); returns what was taken out.
-
-    Attack: a hub that may only share repos pushes one whose hook, password command or ``-o sftp.command=``
-    is a shell command.
-    """
-    dropped: list[str] = []
-    if repo.hooks:
-        del repo.hooks[:]
-        dropped.append("its hooks")
-    if repo.HasField("command_prefix"):
-        repo.ClearField("command_prefix")
-        dropped.append("its command prefix")
-    keep = [entry for entry in repo.env if not _runs_program(entry)]
-    if len(keep) != len(repo.env):
-        dropped.append(_names(entry.partition("=")[0] for entry in repo.env if _runs_program(entry)))
-        repo.env[:] = keep
-    flags = [flag for flag in repo.flags if not _names_program(flag)]
-    if len(flags) != len(repo.flags):
-        repo.flags[:] = flags
-        dropped.append("flags that name programs")
-    return dropped
-
-
-def _runs_program(entry: str) -> bool:
-    name = entry.partition("=")[0].strip().upper()
-    # *_COMMAND is restic's and rclone's; the loader's and shells' variables make any program run another's code.
-    return (
-        "${" in entry  # would carry this machine's own secrets to wherever the hub points the repo
-        or name.endswith("_COMMAND")
-        or name.startswith(("LD_", "DYLD_", "RCLONE_"))
-        or name in {"PATH", "BASH_ENV", "ENV", "SHELL", "GODEBUG"}
-    )
-
-
-def _names_program(flag: str) -> bool:
-    if len(flag) > FLAG_CHARS or "${" in flag:
-        return True  # as for the environment
-    try:
-        words = shlex.split(flag)
-    except ValueError:
-        return True  # what cannot be split cannot be judged
-    # -o joins with its value and with other one-letter flags ("-qo", "-osftp.command=x").
-    return any(
-        word.startswith(("--password-command", "--option"))
-        or (word[:1] == "-" and word[:2] != "--" and "o" in word)
-        for word in words
-    )
-
-
-def _address_runs_program(uri: str) -> bool:
-    # ssh takes a host that begins with "-" as an option (ProxyCommand); rclone takes whole backends, ssh command
-    # included, from a remote that begins with ":" ("rclone::sftp,ssh=...:"). ${VAR} would be filled in from here.
-    rest = uri.removeprefix("sftp:").removeprefix("//")
-    return (
-        "${" in uri
-        or uri.startswith(("-", "rclone::"))
-        or (uri.startswith("sftp:") and rest.rpartition("@")[2].startswith("-"))
-    )
-
-
-def _names(names: Iterable[str]) -> str:
-    return "environment " + ", ".join(sorted(set(names)))

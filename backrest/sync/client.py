@@ -31,6 +31,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
+from backrest.store.waiting import WaitingRepos
 from backrest.sync.link import Link, Stream
 from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
@@ -92,6 +93,7 @@ class KnownHost:
         audit: AuditLog,
         dial: Dial,
         parked: ParkedPlans | None = None,
+        waiting_repos: WaitingRepos | None = None,
         pushes: PushQueue | None = None,
         limits: Limits | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
@@ -104,6 +106,7 @@ class KnownHost:
         self._peers = peers
         self._audit = audit
         self._parked = parked
+        self._waiting_repos = waiting_repos
         self._pushes = pushes
         self._record = Recorder(audit)
         self._suspicion = ""  # the last that was recorded
@@ -242,6 +245,7 @@ class KnownHost:
                     on_established=on_established,
                     queue=self._pushes,
                     record=self._record,
+                    waiting=self._waiting_repos,
                 )
                 try:
                     await link.run(outbound.handle)

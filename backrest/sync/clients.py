@@ -21,6 +21,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
+from backrest.store.waiting import WaitingRepos
 from backrest.sync.client import LONGEST_WAIT_S, Dial, KnownHost, Peer
 from backrest.sync.watch import ConfigWatch
 
@@ -58,6 +59,7 @@ class Clients:
         audit: AuditLog,
         dial: Dial,
         parked: ParkedPlans | None = None,
+        waiting_repos: WaitingRepos | None = None,
         pushes: PushQueue | None = None,
         limits: Limits | None = None,
         wall: Callable[[], float] = time.time,
@@ -70,6 +72,7 @@ class Clients:
             "audit": audit,
             "dial": dial,
             "parked": parked,
+            "waiting_repos": waiting_repos,
             "pushes": pushes,
             "limits": limits,
         }

@@ -12,7 +12,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -20,12 +20,13 @@ from typing import Any
 import trio
 
 from backrest import wire
-from backrest.errors import Code, Fault, PeerError
+from backrest.errors import Code, Fault, PeerError, StorageError
 from backrest.permissions import Grants
 from backrest.protocol import events
 from backrest.store.oplog import Change, Meta, OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
+from backrest.store.waiting import WaitingRepos
 from backrest.sync import apply, views
 from backrest.sync.answers import Answers, Refusals
 from backrest.sync.inbound import change_config, shown
@@ -59,6 +60,7 @@ class Outbound:
         on_established: Callable[[], Awaitable[None]],
         queue: PushQueue | None,
         record: Record,
+        waiting: WaitingRepos | None = None,
     ) -> None:
         """``write`` is how a push of the hub gets into the configuration: the store's transform, or one that knows
         what else belongs to it."""
@@ -86,7 +88,8 @@ class Outbound:
         self._record = record
         self._queue = queue
         self._pushing = Pushing(link, entry, peers=peers, queue=queue, record=record, to_hub=True)
-        self._offers = Offers(entry.instance_id, partial(_offered, peers, entry.keyid))
+        self._waiting = waiting
+        self._offers = Offers(entry.instance_id, self._offered)
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.PeerIdentified):
@@ -130,12 +133,21 @@ class Outbound:
                 self._pushing.heard(message, kept.get("remote_config"))
         elif isinstance(message, apply.SetConfig):
             await self._answers.turn()
-            report = await change_config(self._write, self._entry, message, self._record)
+            report = await change_config(self._write, self._entry, message, self._record, self._waiting)
             self._offers.shared(message)
             self._pushing.warn(self._refusals.after(message, report))
             self._answers.give(report)
         else:
             raise PeerError(Fault.ITEM, Code.INVALID_ARGUMENT, f"a client does not take {kind}")
+
+    def _offered(self, guids: tuple[str, ...]) -> None:
+        self._peers.update(self._entry.keyid, offered=guids)
+        if self._waiting is not None:
+            # A small file, and only when something goes: not worth a thread.
+            try:
+                self._waiting.keep(self._entry.instance_id, guids)
+            except StorageError as error:  # what is not offered is not shown as waiting either
+                log.error("%s", error)
 
     async def _follow_queue(self, queue: PushQueue) -> None:
         with Watch(queue.subscribe) as changes:
@@ -231,10 +243,12 @@ class Outbound:
                 event.deleted_operations.values.extend(ids)
                 await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
                 continue
-            if kind == "created":  # one may be gone by now: the reference ends the session over its deletion
-                self._unsaid.update(ids)
-            async for message in self._bodies(ids, kind):
-                self._unsaid.difference_update(op.id for op in message.event.created_operations.operations)
+            messages = await self._bodies(ids, kind)
+            if kind == "created":  # one may be gone since: the reference ends the session over its deletion
+                found = {op.id for message in messages for op in message.event.created_operations.operations}
+                self._unsaid.difference_update(found)
+                self._unsaid.update(op_id for op_id in ids if op_id not in found)
+            for message in messages:
                 await self._link.send("receive_operations", message)
         return True
 
@@ -253,25 +267,24 @@ class Outbound:
             return False
         asked = self._requested.popleft()
         self._requested_ids -= len(asked)
-        async for message in self._bodies(asked, "updated"):
+        for message in await self._bodies(asked, "updated"):
             await self._link.send("receive_operations", message)
         return True
 
-    async def _bodies(self, ids: Sequence[int], kind: str) -> AsyncIterator[Operations]:
-        """The sendable ones of ``ids`` as they are now, in messages of a reasonable size; one is held at a time."""
-        start = 0
+    async def _bodies(self, ids: Sequence[int], kind: str) -> list[Operations]:
+        """The sendable ones of ``ids`` as they are now, in messages of a reasonable size."""
 
-        def read() -> Operations:
-            nonlocal start
-            message = Operations()
-            some = ids[start : start + BATCH_OPERATIONS]
-            start += self._oplog.read_into(_operations(message, kind), some, self._sendable, BATCH_BYTES)
-            return message
+        def read() -> list[Operations]:
+            messages = []
+            for start in range(0, len(ids), BATCH_OPERATIONS):
+                message = Operations()
+                target = _operations(message, kind)
+                size = self._oplog.read_into(target, ids[start : start + BATCH_OPERATIONS], self._sendable)
+                if target:
+                    messages += [message] if size <= BATCH_BYTES else _split(message, kind)
+            return messages
 
-        while start < len(ids):
-            message = await trio.to_thread.run_sync(read)
-            if _operations(message, kind):
-                yield message
+        return await trio.to_thread.run_sync(read)
 
 
 def _operations(message: Operations, kind: str) -> Any:
@@ -280,8 +293,17 @@ def _operations(message: Operations, kind: str) -> Any:
     return (event.created_operations if kind == "created" else event.updated_operations).operations
 
 
-def _offered(peers: PeerStore, keyid: str, guids: tuple[str, ...]) -> None:
-    peers.update(keyid, offered=guids)
+def _split(message: Operations, kind: str) -> list[Operations]:
+    """The same operations in messages of at most BATCH_BYTES, or of one operation."""
+    messages: list[Operations] = []
+    size = 0
+    for op in _operations(message, kind):
+        size += op.ByteSize()
+        if not messages or size > BATCH_BYTES:
+            messages.append(Operations())
+            size = op.ByteSize()
+        _operations(messages[-1], kind).append(op)
+    return messages
 
 
 def _runs(changes: dict[int, str]) -> Iterator[tuple[str, list[int]]]:
