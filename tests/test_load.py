@@ -273,3 +273,80 @@ def test_run_that_is_stopped_leaves_nothing() -> None:
         assert list(Path(short).iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)
+
+
+# -- attacks
+
+
+def besieged(*args: str, code: str = "", tmp_path: Path | None = None) -> tuple[int, dict[str, Any]]:
+    """(exit code, figures) of a small siege, of a hub that ran ``code`` before it served."""
+    if code:
+        assert tmp_path is not None
+        (tmp_path / "broken.py").write_text(code)
+        args = (*args, "--hub-code", str(tmp_path / "broken.py"))
+    exit_code, found, _ = load("--attacks", "4", "--seconds", "2", "--patience", "60", *args)
+    return exit_code, found
+
+
+@pytest.mark.timeout(300)
+def test_small_siege_is_survived_directly_and_behind_caddy() -> None:
+    code, found = besieged("--attack", "unread-streams", "--attack", "descriptors")
+    assert [(row["attack"], row["addresses"], row["by"]) for row in found["rows"]] == [
+        (attack, addresses, by)
+        for attack in ("unread-streams", "descriptors")
+        for by in ("direct", "caddy")
+        for addresses in ("one", "many")
+    ]
+    # How long a round trip took is the machine's; what is bounded is not.
+    wrong = [sentence for sentence in found["wrong"] if "round trips" not in sentence]
+    assert wrong == []
+    assert code == (1 if found["wrong"] else 0)
+    assert all(row["trips"] > 0 for row in found["rows"])
+
+
+@pytest.mark.timeout(300)
+def test_unread_streams_that_hold_the_shared_window_are_found(tmp_path: Path) -> None:
+    """Behind Caddy: credit for the connection comes only when somebody reads, and that is nobody."""
+    code, found = besieged(
+        "--attack",
+        "unread-streams",
+        "--way",
+        "caddy",
+        "--patience",
+        "4",
+        code="""
+from dataclasses import replace
+from backrest.net import h2server, h2settings
+def small(settings, window):
+    return h2settings.open_h2(replace(settings, connection_window=256 * 1024), window)
+h2server.open_h2 = small
+h2server.H2Protocol._credit_connection = lambda connection, octets: None
+""",
+        tmp_path=tmp_path,
+    )
+    assert code == 1
+    assert any("was not let in within" in sentence for sentence in found["wrong"])
+
+
+@pytest.mark.timeout(300)
+def test_strangers_whose_memory_nobody_counts_are_found(tmp_path: Path) -> None:
+    """As if each piece of work for a stranger left 1 MiB behind."""
+    code, found = besieged(
+        "--attack",
+        "unread-answers",
+        "--way",
+        "direct",
+        code="""
+from backrest.net import h2server
+from backrest.net.crowd import Crowd
+kept = []
+turn = Crowd.turn
+async def hoarding(crowd):
+    kept.append(bytearray(b"x" * 2**20))
+    await turn(crowd)
+Crowd.turn = hoarding
+""",
+        tmp_path=tmp_path,
+    )
+    assert code == 1
+    assert any("MiB, and 200 are allowed" in sentence for sentence in found["wrong"])

@@ -85,9 +85,9 @@ async def new_stream_during_shutdown(serve: Serve) -> str:
         server.shutdown.set()
         await trio.testing.wait_all_tasks_blocked()
         second = await client.request(body=b"hello")
-        hold.set()
         try:
             await client.until(h2.events.StreamReset, stream_id=second)
+            hold.set()
             await client.until(h2.events.StreamEnded, stream_id=first)
         except ClosedByServer:
             await server.ended.wait()

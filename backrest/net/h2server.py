@@ -168,10 +168,13 @@ class H2Protocol:
     async def _take_in(self, data: bytes) -> None:
         try:
             for number, piece in enumerate(self._guard.split(data, trio.current_time())):
-                if number:
+                if self._guest is not None:
+                    assert self._crowd is not None
+                    await self._crowd.turn()
+                elif number:
                     await trio.lowlevel.checkpoint()
-                    if self._closing:
-                        return
+                if self._closing:
+                    return
                 self._weigh()  # before the events: what was an incomplete frame may be a stream's now
                 for event in self._h2.receive_data(piece):
                     self._handle(event)
@@ -299,6 +302,8 @@ class H2Protocol:
     async def _run_app(self, scope: Scope, stream: H2Stream) -> None:
         try:
             with stream.working:
+                if stream.guest is not None and self._crowd is not None:
+                    await self._crowd.turn()
                 await self._app(scope, stream.receive, stream.send)
         except Exception as error:
             if not stream.gone.is_set():

@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import trio
@@ -18,7 +19,9 @@ from shared.daemons import new_directory
 from shared.options import code_of, count, seconds
 
 from backrest.errors import BackrestError
+from loads.attacks import KINDS
 from loads.scene import WrongError
+from loads.siege import Siege
 from loads.world import Options, World
 
 
@@ -65,9 +68,20 @@ def arguments(given: list[str] | None) -> tuple[Options, bool]:
         metavar="S",
         help="seconds that everything may take to arrive, or end (120)",
     )
+    add(
+        "--attacks",
+        type=count(1),
+        metavar="N",
+        help="instead: each kind of attack by N attackers, from one address and from many, directly and behind Caddy, "
+        "for --seconds; what a live client's round trip and the hub's memory are meanwhile",
+    )
+    add("--attack", action="append", choices=sorted(KINDS), help="this kind alone; may be repeated")
+    add("--way", action="append", choices=("direct", "caddy"), help="this way alone")
     add("--hub-code", type=code_of, metavar="FILE", help="Python that the hub runs before it serves")
     add("--json", action="store_true", help="figures on stdout")
     args = parser.parse_args(given)
+    if (args.attack or args.way) and args.attacks is None:
+        parser.error("--attack and --way go with --attacks")
     options = Options(
         clients=args.clients,
         seconds=args.seconds,
@@ -76,18 +90,23 @@ def arguments(given: list[str] | None) -> tuple[Options, bool]:
         cuts=args.cuts,
         patience=args.patience,
         hub_code=args.hub_code[1] if args.hub_code else "",
+        attacks=args.attacks or 0,
+        kinds=tuple(args.attack or KINDS),
+        ways=tuple(args.way or ("direct", "caddy")),
     )
     return options, args.json
 
 
 def main(given: list[str] | None = None) -> int:
     options, as_json = arguments(given)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all light clients are in this process
+    if options.attacks:
+        return _besieged(options, as_json)
     began = time.monotonic()
     _say(
         f"seed {options.seed}: {options.clients} light clients, {options.rounds} rounds of {options.seconds:g} s"
     )
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all light clients are in this process
     rounds, wrong = _played(options)
     for sentence in wrong:
         _say(f"WRONG: {sentence}")
@@ -98,6 +117,33 @@ def main(given: list[str] | None = None) -> int:
     if as_json:
         told = {name: getattr(options, name) for name in ("clients", "seconds", "rounds", "cuts", "patience")}
         print(json.dumps({"seed": options.seed, "options": told, "rounds": rounds, "wrong": wrong}, indent=1))
+    return 1 if wrong else 0
+
+
+def _besieged(options: Options, as_json: bool) -> int:
+    _say(f"seed {options.seed}: {options.attacks} attackers of each kind for {options.seconds:g} s")
+    wrong: list[str] = []
+    entry.hold_stops()
+    directory = new_directory("backrest-load.")
+    siege = Siege(
+        directory, options.attacks, options.seconds, options.seed, options.patience, _say, options.hub_code
+    )
+    try:
+        entry.take_stops()
+        siege.run(options.kinds, options.ways)
+    except (FailedError, BackrestError, OSError) as error:
+        wrong.append(str(error))
+    finally:
+        shutil.rmtree(directory)
+    wrong = [*(sentence for row in siege.rows for sentence in row.wrong), *wrong]
+    for sentence in wrong:
+        _say(f"WRONG: {sentence}")
+    if not wrong:
+        _say("the live client was served, and the hub stayed within its memory")
+    if as_json:
+        rows = [asdict(row) for row in siege.rows]
+        told = {"attacks": options.attacks, "seconds": options.seconds}
+        print(json.dumps({"seed": options.seed, "options": told, "rows": rows, "wrong": wrong}, indent=1))
     return 1 if wrong else 0
 
 

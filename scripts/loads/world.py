@@ -58,6 +58,9 @@ class Options:
     cuts: int = 2  # in each round
     patience: float = 120.0  # s
     hub_code: str = ""  # Python that the hub runs first: to show that a fault is found
+    attacks: int = 0  # attackers of each kind, instead of all this (siege.py)
+    kinds: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
