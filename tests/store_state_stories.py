@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,26 @@ class AuditTogether(Audit):
                 history.note(begun, len(events), n, True)
             number += count
         log.close()
+
+
+class AuditTurned(Audit):
+    """The log goes on in a new file with nearly each entry."""
+
+    def run(self, root: Path, history: History) -> None:
+        with self._small():
+            super().run(root, history)
+
+    def check(self, root: Path, history: History, at: int, *, work_on: bool = True) -> None:
+        with self._small():
+            super().check(root, history, at, work_on=work_on)
+
+    @contextmanager
+    def _small(self) -> Iterator[None]:
+        before, audit.FILE_BYTES = audit.FILE_BYTES, 600
+        try:
+            yield
+        finally:
+            audit.FILE_BYTES = before
 
 
 class AuditKilled(Audit):

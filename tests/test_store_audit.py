@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oplog_world import QuickDisk
 from store_disk import Died, TestDisk, broken_disk, count_steps, full_disk, using
 
 from backrest.errors import CorruptError, StorageError
-from backrest.store import audit
+from backrest.store import audit, daysums
 from backrest.store.audit import MAX_TEXT, AuditLog, verify
+from backrest.store.daysums import ONE_PEER, STRANGER, STRANGERS, Bound
 
 
 def written(path: Path, count: int = 3) -> list[bytes]:
@@ -382,3 +384,190 @@ def test_hostile_bytes_are_cut_or_corrupt(
         assert path.read_bytes() == good + data
     else:
         assert path.read_bytes().startswith(good) or not keep
+
+
+# --- several files
+
+
+def turned(path: Path, monkeypatch: pytest.MonkeyPatch, count: int, size: int = 500) -> None:
+    """A log of that many events, some two in each file."""
+    monkeypatch.setattr(audit, "FILE_BYTES", size)
+    log = AuditLog.open(path)
+    for number in range(count):
+        log.append("told", number=number)
+    log.close()
+
+
+def numbers(path: Path) -> list[int]:
+    return [entry["number"] for entry in audit.read(path)]
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
+
+
+def test_full_file_is_set_aside_and_its_chain_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    turned(path, monkeypatch, 5)
+    assert names(tmp_path) == ["a", "a.000001", "a.000002"]
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in tmp_path.iterdir())
+    assert max(file.stat().st_size for file in tmp_path.iterdir()) <= 500
+    assert numbers(path) == [0, 1, 2, 3, 4]
+    assert verify(path) == 5
+    turned(path, monkeypatch, 1)
+    assert verify(path) == 6
+
+
+def test_file_of_more_than_a_year_is_set_aside(tmp_path: Path) -> None:
+    now = [1_800_000_000_000]
+    for day, files in ((0, 1), (365, 1), (366, 2), (400, 2)):
+        now[0] = 1_800_000_000_000 + day * 86_400_000
+        log = AuditLog.open(tmp_path / "a", now_ms=lambda: now[0])
+        log.append("told")
+        log.close()
+        assert len(names(tmp_path)) == files
+    assert verify(tmp_path / "a") == 4
+
+
+def test_oldest_files_go_and_the_check_begins_with_the_oldest_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    monkeypatch.setattr(audit, "KEPT", 3)
+    turned(path, monkeypatch, 20)
+    assert names(tmp_path) == ["a", "a.000007", "a.000008", "a.000009"]
+    assert numbers(path) == list(range(12, 20))
+    assert verify(path) == 8
+
+
+@pytest.mark.parametrize(
+    ("gone", "where"), [("a.000001", "a.000001"), ("a.000002", "a.000003"), ("a.000003", "a, line 1")]
+)
+def test_missing_old_file_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, where: str
+) -> None:
+    path = tmp_path / "a"
+    turned(path, monkeypatch, 8)
+    (tmp_path / gone).unlink()
+    with pytest.raises(CorruptError) as caught:
+        verify(path)
+    assert where in str(caught.value)
+
+
+def test_altered_line_of_an_old_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    turned(path, monkeypatch, 6)
+    old = tmp_path / "a.000002"
+    old.write_bytes(old.read_bytes().replace(b'"number":3', b'"number":7'))
+    with pytest.raises(CorruptError, match=r"a\.000002, line 2"):
+        verify(path)
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("fault", [full_disk, broken_disk])
+def test_file_that_cannot_be_set_aside_takes_more_lines_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], OSError], step: int
+) -> None:
+    path = tmp_path / "a"
+    turned(path, monkeypatch, 2)
+    log = AuditLog.open(path)
+    told = [0, 1]
+    with using(TestDisk(step, fault)), suppress(StorageError):
+        log.append("told", number=2)
+        told.append(2)
+    log.append("told", number=3)
+    log.close()
+    assert numbers(path) == [*told, 3]
+    assert verify(path) == len(told) + 1
+
+
+def test_reading_goes_on_over_a_file_that_is_set_aside_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    monkeypatch.setattr(audit, "KEPT", 1)
+    turned(path, monkeypatch, 4)
+    reader = audit.read(path)
+    seen = [next(reader)["number"]]
+    turned(path, monkeypatch, 4)
+    assert seen + [entry["number"] for entry in reader] == [0, 1, 2, 3]
+
+
+# --- on behalf of others
+
+
+def test_strangers_peers_and_kinds_of_events_have_sums_of_their_own(tmp_path: Path) -> None:
+    day = 86_400_000
+    now = [100 * day]
+    log = AuditLog.open(tmp_path / "a", now_ms=lambda: now[0])
+    log.append_for([(STRANGER, "refused", {"n": n}) for n in range(STRANGERS.lines + 50)])
+    log.append_for([("k1", "config-refused", {"n": n}) for n in range(ONE_PEER.lines + 7)])
+    for who, event in (("k1", "config-applied"), ("k2", "config-refused")):
+        log.append_for([(who, event, {"of": who})])
+    log.append("client-removed")
+    entries = list(audit.read(tmp_path / "a"))
+    assert len(entries) == STRANGERS.lines + ONE_PEER.lines + 3
+    assert [entry["event"] for entry in entries[-3:]] == [
+        "config-applied",
+        "config-refused",
+        "client-removed",
+    ]
+    now[0] += day - 1
+    log.append_for([(STRANGER, "refused", {})])
+    now[0] += 1
+    log.append_for([(STRANGER, "refused", {"n": "new"})])
+    told = list(audit.read(tmp_path / "a"))[-3:]
+    assert [(entry["event"], entry.get("of"), entry.get("count")) for entry in told] == [
+        ("not-recorded", "strangers", 51),
+        ("not-recorded", "peers", 7),
+        ("refused", None, None),
+    ]
+    assert told[1]["keyids"] == ["k1"]
+    log.append_for([(STRANGER, "refused", {}) for _ in range(STRANGERS.lines)])
+    log.close()
+    assert list(audit.read(tmp_path / "a"))[-1]["count"] == 1, "told at the end, too"
+    assert verify(tmp_path / "a") == STRANGERS.lines * 2 + ONE_PEER.lines + 6
+
+
+@pytest.mark.parametrize(("who", "bound"), [(STRANGER, STRANGERS), ("k", ONE_PEER)])
+def test_long_lines_are_bounded_by_their_bytes(tmp_path: Path, who: str, bound: Bound) -> None:
+    log = AuditLog.open(tmp_path / "a", now_ms=lambda: 10**12)
+    for _ in range(20):
+        log.append_for([(who, "refused", {"reason": "\u2028\x01" * 5000})] * 20)
+    assert bound.bytes * 0.9 < (tmp_path / "a").stat().st_size <= bound.bytes
+    log.close()
+
+
+def test_all_peers_together_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daysums, "ALL_PEERS", Bound(30, 1 << 20))
+    log = AuditLog.open(tmp_path / "a", now_ms=lambda: 10**12)
+    log.append_for([(f"k{n}", "let-in", {}) for n in range(200)])
+    log.close()
+    *lines, told = audit.read(tmp_path / "a")
+    assert (len(lines), told["count"], len(told["keyids"])) == (30, 170, daysums.NAMED)
+
+
+def test_million_refused_actions_stay_within_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stranger and of a peer, at a hundredth of the real bounds."""
+    monkeypatch.setattr(daysums, "STRANGERS", Bound(20, 10_000))
+    monkeypatch.setattr(daysums, "ONE_PEER", Bound(10, 5_000))
+    monkeypatch.setattr(audit, "FILE_BYTES", 100_000)
+    now = [0]
+    log = AuditLog.open(tmp_path / "a", now_ms=lambda: now[0])
+    with using(QuickDisk()):
+        for day in range(200):
+            now[0] = day * 86_400_000
+            for _ in range(5):
+                log.append_for(
+                    [(STRANGER, "refused", {"reason": "x"})] * 500 + [("k", "config-refused", {})] * 500
+                )
+        log.append("token-created")
+        log.close()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 100_000 * (audit.KEPT + 1)
+    assert verify(tmp_path / "a") > 1000
+    left_out = sum(entry.get("count", 0) for entry in audit.read(tmp_path / "a"))
+    assert left_out > 500_000

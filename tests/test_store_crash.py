@@ -49,6 +49,7 @@ STORIES = (
     states.Peers,
     states.Audit,
     states.AuditTogether,
+    states.AuditTurned,
     states.AuditKilled,
     states.Parking,
     states.Pushes,
@@ -311,6 +312,18 @@ BROKEN: list[tuple[str, Callable[[], Any], Patch, str]] = [
         states.Audit,
         _setting(audit, "_find_end", _cut_nothing),
         r"CorruptError\(.*line 1: it is not complete",
+    ),
+    (
+        "audit whose old file is renamed without a sync",
+        states.AuditTurned,
+        _setting(audit, "rename_durably", lambda old, new: syscalls.disk.rename(old, new)),
+        NOT_THERE,
+    ),
+    (
+        "audit that does not go on from its old files",
+        states.AuditTurned,
+        _setting(audit, "_end_of_old", lambda path: audit.START),
+        r"CorruptError\(.*line 1: it does not follow",
     ),
     ("entries together told too early", states.AuditTogether, _appending(_hasty_append), NOT_THERE),
     (

@@ -13,7 +13,15 @@ lines behind it. From the first line there that is none, ``open`` cuts; nobody w
 A line that can still be read as an entry is never taken for the work of a crash, though its hash is wrong: it stays,
 and ``verify`` names it for ever. So whoever wants an edit to look like a crash must make lines unreadable, and gets no
 more than these and what follows them cut off, with an entry ``torn-tail`` in their place; a cut at the end leaves less.
-Unreadable lines before the last append stay, too. Cannot promise: on a file system that shows old blocks of other files
+Unreadable lines before the last append stay, too.
+
+A file that is full, or a year old, is renamed to ``<path>.000001`` and so on, and the chain goes on in a new one: its
+first line has the hash of the last one there. The rename is durable before the new file is made, so a crash between the
+two leaves no file at the path, and ``open`` goes on from the newest of the old ones. Of these the last KEPT stay; a gap
+among them is found, and so is the first line of a file that follows nothing.
+
+What others cause (a stranger that is refused, a peer) is recorded by ``append_for``, within a day's sums (daysums.py).
+Cannot promise: on a file system that shows old blocks of other files
 after a crash, what they hold may read as an edit, or be more than is taken for a crash.
 """
 
@@ -21,19 +29,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
 
 from backrest.errors import CorruptError, StorageError
-from backrest.store.files import AppendFile
+from backrest.store.daysums import DAY_MS, DaySums
+from backrest.store.files import AppendFile, discard, rename_durably
 from backrest.store.syscalls import lines_of, storage_error
+
+log = logging.getLogger(__name__)
 
 START = "0" * 64
 _RESERVED = {"time", "event", "prev", "hash"}
@@ -44,6 +58,13 @@ MAX_TEXT = 1024
 # Two lists of MAX_TEXT such texts, each character six bytes of JSON, are below it, and no event has more. A longer line
 # is not ours, and is not read into memory.
 MAX_LINE = 16 << 20
+# A file that an editor still opens, and that --verify reads in a second.
+FILE_BYTES = 32 << 20
+FILE_AGE_MS = 365 * DAY_MS  # what a small installation writes in a year is in one file
+# 350 MiB in all, and ten years of a small installation; a month when all the sums of daysums.py are used up each day.
+KEPT = 10
+_OLD = re.compile(r"\.([0-9]{6,9})")
+_FRAME = 200  # bytes of a line besides the fields: the time, the hashes, the punctuation
 _ZERO = b"\0"  # what a block that a crash kept from the disk reads as; no line of ours has one
 
 
@@ -53,6 +74,8 @@ class AuditLog:
     def __init__(self, file: AppendFile, last: str, now_ms: Callable[[], int]) -> None:
         self._file = file
         self._last = last
+        self._begun_ms = _begun_ms(file)
+        self._sums = DaySums()
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._owed: list[
@@ -71,6 +94,8 @@ class AuditLog:
         file = AppendFile(path)
         try:
             keep, last = _find_end(file)
+            if not keep:
+                last = _end_of_old(file.path)
             log = cls(file, last, now_ms)
             torn = file.length - keep
             if torn:
@@ -105,50 +130,145 @@ class AuditLog:
             if _RESERVED & fields.keys():
                 raise ValueError(f"not for use as fields: {sorted(_RESERVED & fields.keys())}")
         with self._lock:
-            time_, last, parts = _rfc3339(self._now_ms()), self._last, list[bytes]()
-            for event, fields in (*self._owed, *events):
-                entry = {"time": time_, "event": _clean(event)}
-                entry |= {name: _clean(value) for name, value in fields.items()}
-                entry["prev"] = last
-                body = b" " * bool(parts) + orjson.dumps(entry)[:-1]
-                last = hashlib.sha256(body).hexdigest()
-                parts += [body, b',"hash":"', last.encode(), b'"}\n']
-            if parts:
-                self._file.append(parts)
-                self._last = last
-                self._owed.clear()
+            self._append(events)
+
+    def append_for(self, events: Sequence[tuple[str, str, Mapping[str, Any]]]) -> None:
+        """Events (who caused it, event, fields) that others caused, as far as the day has room for them. ``who`` is a
+        peer's key id, or STRANGER. What is left out is counted. Raises as ``append_all``."""
+        with self._lock:
+            taken: list[tuple[str, Mapping[str, Any]]] = [*self._sums.turn(self._now_ms())]
+            for who, event, fields in events:
+                if self._sums.takes(who, event, partial(_size, event, fields)):
+                    taken.append((event, fields))
+            self._append(taken)
+
+    def _append(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        now_ms = self._now_ms()
+        time_, last, parts = _rfc3339(now_ms), self._last, list[bytes]()
+        for event, fields in (*self._owed, *events):
+            entry = {"time": time_, "event": _clean(event)}
+            entry |= {name: _clean(value) for name, value in fields.items()}
+            entry["prev"] = last
+            body = b" " * bool(parts) + orjson.dumps(entry)[:-1]
+            last = hashlib.sha256(body).hexdigest()
+            parts += [body, b',"hash":"', last.encode(), b'"}\n']
+        if parts:
+            self._turn_over(now_ms, sum(map(len, parts)))
+            self._file.append(parts)
+            self._last = last
+            self._owed.clear()
+            if self._begun_ms is None:
+                self._begun_ms = now_ms
+
+    def _turn_over(self, now_ms: int, size: int) -> None:
+        """Begin a new file when this one is full or old. What the disk refuses of that is tried again at the next
+        append: a log that is too long is better than none. StorageError when the log cannot go on."""
+        old = self._begun_ms is not None and now_ms - self._begun_ms > FILE_AGE_MS
+        if not self._file.length or not (old or self._file.length + size > FILE_BYTES):
+            return
+        self._file.check()
+        path = self._file.path
+        number = max(_old_files(path), default=0) + 1
+        aside = _old_name(path, number)
+        try:
+            rename_durably(path, aside)
+            new = AppendFile(path)
+        except StorageError as error:
+            if not os.path.lexists(path):
+                rename_durably(aside, path)
+            log.warning("the audit log goes on in a file that is too long or too old: %s", error)
+            return
+        new.take_owner(aside)
+        self._file.close()
+        self._file, self._begun_ms = new, None
+        for gone, name in _old_files(path).items():
+            if gone <= number - KEPT:
+                discard(name)
 
     def verify(self) -> int:
         """As the function below, of what is in the log at this moment, while others go on appending."""
         with self._lock:
-            length = self._file.length
-        return verify(self._file.path, length)
+            files, length = _Files(self._file.path), self._file.length
+        return files.verify(length)
 
     def close(self) -> None:
+        """What was left out of the day so far is told, if the disk takes it."""
         with self._lock:  # a number that is closed under a write may be another file's by then
+            with contextlib.suppress(StorageError):
+                if told := self._sums.told():
+                    self._append(told)
             self._file.close()
 
 
-def verify(path: str | os.PathLike[str], length: int | None = None) -> int:
-    """Check the whole chain (of the first ``length`` bytes); returns the number of lines. CorruptError names the first
-    bad line.
+class _Files:
+    """The files of a log, opened at one moment: what is renamed or removed afterwards is read all the same."""
 
-    An absent file has no lines. A torn last line counts as bad here: ``AuditLog.open`` would cut it.
-    """
-    last, number = START, 0
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises StorageError."""
+        self.path = os.fspath(path)
+        self.current: io.BufferedReader | None = None
+        self.old: dict[int, tuple[str, io.BufferedReader]] = {}
+        try:
+            # First: one that is renamed after this is among the old ones as well, and told from them by its number.
+            with contextlib.suppress(FileNotFoundError):
+                self.current = lines_of(self.path)
+            mine = os.fstat(self.current.fileno()) if self.current else None
+            for number, name in _old_files(self.path).items():
+                with contextlib.suppress(FileNotFoundError):
+                    file = lines_of(name)
+                    if mine is not None and os.path.samestat(mine, os.fstat(file.fileno())):
+                        file.close()
+                    else:
+                        self.old[number] = (name, file)
+        except BaseException:
+            self.close()
+            raise
+
+    def verify(self, length: int | None = None) -> int:
+        """As the function below; closes the files."""
+        with contextlib.closing(self):
+            last, count = START, 0
+            numbers = list(self.old)
+            if numbers and numbers[0] > max(1, numbers[-1] - KEPT + 1):
+                missing = _old_name(self.path, numbers[0] - 1)
+                raise CorruptError(missing, 1, "the file is missing: older lines of the log were removed")
+            for number, (name, file) in self.old.items():
+                # What was before the oldest one was removed as it had to be.
+                follows = None if number == numbers[0] and number > 1 else last
+                last, lines = _verify_file(name, file, follows, None)
+                count += lines
+            if self.current is not None:
+                count += _verify_file(self.path, self.current, last, length)[1]
+            return count
+
+    def close(self) -> None:
+        for file in (self.current, *(file for _, file in self.old.values())):
+            if file is not None:
+                file.close()
+
+
+def _verify_file(name: str, file: io.BufferedReader, last: str | None, length: int | None) -> tuple[str, int]:
+    """(hash of its last line, number of its lines). ``last``: what its first line follows; None: anything."""
+    number = 0
     try:
-        with lines_of(path) as file:
-            while (length is None or file.tell() < length) and (line := file.readline(MAX_LINE)):
-                number += 1
-                try:
-                    last = _check(line, last)
-                except ValueError as bad:
-                    raise CorruptError(os.fspath(path), number, str(bad)) from None
-    except FileNotFoundError:
-        return 0
+        while (length is None or file.tell() < length) and (line := file.readline(MAX_LINE)):
+            number += 1
+            try:
+                last = _check(line, last)
+            except ValueError as bad:
+                raise CorruptError(name, number, str(bad)) from None
     except OSError as error:
-        raise storage_error("read", path, error) from error
-    return number
+        raise storage_error("read", name, error) from error
+    return last or START, number
+
+
+def verify(path: str | os.PathLike[str]) -> int:
+    """Check the whole chain, over all the files that are kept; returns the number of lines. CorruptError names the
+    file and its first bad line.
+
+    An absent log has no lines. A torn last line counts as bad here: ``AuditLog.open`` would cut it.
+    """
+    return _Files(path).verify()
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
@@ -157,24 +277,81 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     What may be an unfinished append is left out from its first such line on: it is just being written, or a crash tore
     it, and the next ``AuditLog.open`` looks closer.
     """
+    files = _Files(path)
+    with contextlib.closing(files):
+        for name, file in files.old.values():
+            yield from _read_file(name, file)
+        if files.current is not None:
+            yield from _read_file(files.path, files.current)
+
+
+def _read_file(name: str, file: io.BufferedReader) -> Iterator[dict[str, Any]]:
     torn = 0
     try:
-        with lines_of(path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
-                try:
-                    entry = orjson.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    entry = None
-                if not isinstance(entry, dict):
-                    torn = torn or number
-                elif not torn:
-                    yield entry
-                elif not line.startswith(b" "):  # all before it had been finished
-                    raise CorruptError(os.fspath(path), torn, "not a JSON object")
-    except FileNotFoundError:
-        return
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            try:
+                entry = orjson.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                entry = None
+            if not isinstance(entry, dict):
+                torn = torn or number
+            elif not torn:
+                yield entry
+            elif not line.startswith(b" "):  # all before it had been finished
+                raise CorruptError(name, torn, "not a JSON object")
     except OSError as error:
-        raise storage_error("read", path, error) from error
+        raise storage_error("read", name, error) from error
+
+
+def _old_name(path: str, number: int) -> str:
+    return f"{path}.{number:06}"
+
+
+def _old_files(path: str) -> dict[int, str]:
+    """By their numbers."""
+    directory, name = os.path.split(os.path.abspath(path))
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise storage_error("look into", directory, error) from error
+    numbers = [
+        int(match[1]) for one in names if one.startswith(name) and (match := _OLD.fullmatch(one, len(name)))
+    ]
+    return {number: _old_name(path, number) for number in sorted(numbers)}
+
+
+def _end_of_old(path: str) -> str:
+    """The hash of the last line of the newest old file, which was whole when it was renamed; START when there is none.
+    CorruptError."""
+    old = _old_files(path)
+    if not old:
+        return START
+    name = old[max(old)]
+    last, number = b"", 0
+    try:
+        with lines_of(name) as file:
+            for line in iter(lambda: file.readline(MAX_LINE), b""):
+                last, number = line, number + 1
+            return _parse(last)[1]
+    except FileNotFoundError:
+        return START
+    except ValueError as bad:
+        raise CorruptError(name, number, f"{bad}; set the file aside to go on without it") from None
+    except OSError as error:
+        raise storage_error("read", name, error) from error
+
+
+def _begun_ms(file: AppendFile) -> int | None:
+    """When the first line was written; None when there is none that says so."""
+    line, _, _ = file.read(0, MAX_TEXT).partition(b',"event":')
+    try:
+        return round(
+            datetime.fromisoformat(line.decode().removeprefix('{"time":"').rstrip('"')).timestamp() * 1000
+        )
+    except (ValueError, OverflowError):
+        return None
 
 
 def _find_end(file: AppendFile) -> tuple[int, str]:
@@ -227,12 +404,12 @@ def _count_lines(file: AppendFile, end: int) -> int:
     return sum(file.read(at, min(1 << 20, end - at)).count(b"\n") for at in range(0, end, 1 << 20))
 
 
-def _check(line: bytes, prev: str) -> str:
-    """The hash of a good line; ValueError says what is wrong."""
+def _check(line: bytes, prev: str | None) -> str:
+    """The hash of a good line; ValueError says what is wrong. ``prev`` None: it may follow anything."""
     follows, says, digest = _parse(line)
     if says != digest:
         raise ValueError("its hash is wrong: the line was altered")
-    if follows != prev:
+    if prev is not None and follows != prev:
         raise ValueError("it does not follow the line before: a line was altered, removed or put in")
     return digest
 
@@ -251,6 +428,11 @@ def _parse(line: bytes) -> tuple[str, str, str]:
     if not isinstance(entry, dict) or not isinstance(entry.get("prev"), str):
         raise ValueError("it is not an audit entry")
     return entry["prev"], seal[1].decode(), hashlib.sha256(line[: seal.start()]).hexdigest()
+
+
+def _size(event: str, fields: Mapping[str, Any]) -> int:
+    """Of a line, at most."""
+    return _FRAME + len(event) + len(orjson.dumps({name: _clean(value) for name, value in fields.items()}))
 
 
 def _rfc3339(ms: int) -> str:

@@ -156,6 +156,9 @@ class _FromStart(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        return self._fd
+
     def readinto(self, buffer: Any) -> int:
         part = disk.read(self._fd, len(buffer), self._place)
         buffer[: len(part)] = part
