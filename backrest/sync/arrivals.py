@@ -32,7 +32,7 @@ class LetIn:
         self._recorded: dict[
             str, tuple[str, float]
         ] = {}  # key id -> address, when; as many as there are clients
-        self._due: list[tuple[str, dict[str, Any]]] = []
+        self._due: list[tuple[str, str, dict[str, Any]]] = []
         self._more = trio.Event()
 
     def note(self, entry: Peer, address: str) -> None:
@@ -45,7 +45,7 @@ class LetIn:
                 return
         self._recorded[entry.keyid] = (address, now)
         fields = {"keyid": entry.keyid, "instance": entry.instance_id, "address": address}
-        self._due.append(("let-in", fields))
+        self._due.append((entry.keyid, "let-in", fields))
         self._more.set()
 
     async def run(self) -> None:
@@ -65,6 +65,6 @@ class LetIn:
             return
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(self._audit.append_all, due)
+                await trio.to_thread.run_sync(self._audit.append_for, due)
             except BackrestError as error:
                 log.error("the audit log could not record who was let in: %s", error)

@@ -272,9 +272,8 @@ class KnownHost:
             return
         self._suspicion = reason
         fields = {"keyid": self.keyid, "instance": self._entry.instance_id, "reason": reason}
-        await trio.to_thread.run_sync(
-            lambda: self._audit.append("hub-refused", address=self._entry.instance_url, **fields)
-        )
+        fields["address"] = self._entry.instance_url
+        await trio.to_thread.run_sync(self._audit.append_for, [(self.keyid, "hub-refused", fields)])
 
     async def _connected(self) -> None:
         """The hub has let us in: show it, and forget the pairing secret, which has done its work."""

@@ -22,6 +22,7 @@ from backrest.protocol import events, framing
 from backrest.protocol.session import Limits, Role, Session
 from backrest.store.audit import AuditLog
 from backrest.store.config import ConfigStore
+from backrest.store.daysums import STRANGER
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
@@ -288,17 +289,21 @@ class Hub:
     async def _record_refusal(
         self, peer: events.PeerIdentified | None, address: str, refusal: PeerError
     ) -> None:
+        by = peer.keyid if peer is not None and peer.keyid in self.watch.clients else STRANGER
         now = trio.current_time()
-        if self._refusals.refused("", now):
-            self._unrecorded += 1
-            return
-        self._refusals.failed("", now)
+        if by == STRANGER:
+            if self._refusals.refused("", now):
+                self._unrecorded += 1
+                return
+            self._refusals.failed("", now)
         fields: dict[str, Any] = {"address": address, "reason": str(refusal)}
         if peer is not None:
             fields |= {"keyid": peer.keyid, "instance": peer.instance_id}
-        if self._unrecorded:  # since the last one recorded: nobody hides behind a flood without a trace
+        if (
+            self._unrecorded and by == STRANGER
+        ):  # since the last one recorded: nobody hides behind a flood without a trace
             fields["unrecorded"], self._unrecorded = self._unrecorded, 0
-        await self.record("refused", **fields)
+        await self.record("refused", by=by, **fields)
 
     # --- live sessions
 

@@ -441,6 +441,7 @@ async def change_config(
     if record is not None and (report.changed or asked):
         await record(
             "config-changed" if report.changed else "config-refused",
+            by=entry.keyid,
             keyid=entry.keyid,
             instance=entry.instance_id,
             items=[f"{item} {what}" for item, what in report.items[:AUDITED]],

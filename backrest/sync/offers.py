@@ -123,6 +123,6 @@ def write_push(
     names = [plan.id for plan in back]
     log.info("a repo of %s is back, and with it the plans that waited for it: %s", hub, ", ".join(names))
     try:
-        audit.append("parked-plans-returned", hub=hub, plans=names)
+        audit.append_for([(hub, "parked-plans-returned", {"hub": hub, "plans": names})])
     except StorageError as error:
         log.error("the audit log could not record that plans returned: %s", error)

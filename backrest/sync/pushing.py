@@ -66,7 +66,9 @@ class Recorder:
             str, dict[str, Any]
         ] = {}  # of each peer, the last; there are as many as are configured
 
-    async def __call__(self, event: str, **fields: Any) -> None:
+    async def __call__(self, event: str, *, by: str | None = None, **fields: Any) -> None:
+        """``by``: the key id of the peer that caused it, or STRANGER: recorded as far as the day has room for it. None:
+        it is the doing of the people here, or of this program."""
         if event == "config-refused":
             if self._refusals.get(fields["keyid"]) == fields:
                 return
@@ -74,7 +76,10 @@ class Recorder:
         # Shielded: what was done is recorded, also when the session ends at this moment.
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
+                if by is None:
+                    await trio.to_thread.run_sync(lambda: self._audit.append(event, **fields))
+                else:
+                    await trio.to_thread.run_sync(self._audit.append_for, [(by, event, fields)])
             except BackrestError as error:
                 log.error("the audit log could not record %r, %r: %s", event, fields, error)
 
@@ -293,6 +298,7 @@ class Pushing:
             )
             await self._record(
                 "push-answered",
+                by=self._keyid,
                 push=push.id,
                 keyid=self._keyid,
                 instance=self._instance_id,
