@@ -22,7 +22,7 @@ from backrest.crypto.tokens import PairingToken
 from conformance.framing import End
 from conformance.h2raw import Connection, Headers, connect
 from conformance.model import Failed, Skipped, check
-from conformance.peer import PATH, PUSHED, AsClient, Item, kind_of, patience
+from conformance.peer import FROM_HUB, PATH, AsClient, Item, kind_of, patience
 
 Operation = wire.operations.Operation
 
@@ -147,7 +147,7 @@ class HubLab:
 
     async def config(self, talk: AsClient) -> wire.sync.RemoteConfig:
         """The next view of the hub's configuration."""
-        received = await talk.expect("receive_config", skip=("receive_resources", "set_config", "heartbeat"))
+        received = await talk.expect("receive_config", skip=set(FROM_HUB) - {"receive_config"})
         config: wire.sync.RemoteConfig = received.config
         return config
 
@@ -163,7 +163,7 @@ class HubLab:
         shared: list[wire.config.Repo] = []
         async with patience(talk.seconds, "an answer to a manifest"):
             while (kind := kind_of(received := await talk.next())) != "request_operation_data":
-                check(not isinstance(received, End) and kind in PUSHED, f"came {kind}")
+                check(not isinstance(received, End) and kind in FROM_HUB, f"came {kind}")
                 if isinstance(received, Item) and kind == "set_config":
                     shared = list(received.set_config.repos)
         return config, resources, shared

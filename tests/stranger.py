@@ -55,6 +55,12 @@ class Stranger:
             if isinstance(heard, EndOfStream):
                 return heard
 
+    async def stay(self) -> None:
+        """Read on to the end, and say that it is there whenever it is asked, as a real client does."""
+        while not isinstance(item := await self.hear(), EndOfStream | None):
+            if item.WhichOneof("action") == "request_resources":
+                await self.say(receive_resources=Item.SyncActionReceiveResources())
+
     async def exchange_keys(self) -> None:
         key = Item.SyncEstablishSharedSecret(protocol_version=1, kem_public_key=self.initiator.public_key)
         await self.clear(Item(establish_shared_secret=key))

@@ -16,7 +16,7 @@ from helpers import End, Item, in_pieces, make_client, make_hub, split_envelopes
 
 from backrest.crypto.channel import Channel
 from backrest.crypto.identity import Identity
-from backrest.errors import Code
+from backrest.errors import Code, Fault
 from backrest.protocol.events import Ended, Established, PeerIdentified, Received
 from backrest.protocol.framing import FLAG_END, encode
 
@@ -168,9 +168,12 @@ def test_reference_client_presents_its_secret_with_its_handshake() -> None:
     assert isinstance(identified, PeerIdentified)
     assert identified.pairing_secret == CLIENT_CAPTURE["token"].split(":")[1].split("#")[0]
     assert hub.session.accept() == [Established()]
-    # It then goes over to a new connection and leaves this one open, without a sign: nothing is due but
-    # silence.
-    assert hub.session.deadline == 60.0
+    # It then goes over to a new connection and leaves this one open, without a sign: it never says what a client that
+    # stays says at once.
+    assert hub.session.deadline == 30.0
+    hub.tick(30.0)
+    assert hub.fault is not None
+    assert hub.fault.fault is Fault.SILENCE
 
 
 def test_records_of_one_captured_session_are_worth_nothing_in_another() -> None:

@@ -344,6 +344,9 @@ async def test_however_a_session_ends_its_client_is_not_shown_as_connected(
         authorize(hub, go)
         await go.shake_hands()
         await wait_all_tasks_blocked()
+        assert state(hub, go) == wire.sync.CONNECTION_STATE_PENDING
+        await go.say(receive_resources=Item.SyncActionReceiveResources())
+        await wait_all_tasks_blocked()
         assert state(hub, go) == CONNECTED
         match ending:
             case "clean":
@@ -355,7 +358,7 @@ async def test_however_a_session_ends_its_client_is_not_shown_as_connected(
             case "refused item":
                 await go.say(request_resources=Item.SyncActionRequestResources())
             case "silence":
-                await trio.sleep(3600)
+                await trio.sleep(151)
         await wait_all_tasks_blocked()
         assert (state(hub, go) == CONNECTED) == (ending == "hub stops")
     await wait_all_tasks_blocked()

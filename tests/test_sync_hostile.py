@@ -201,6 +201,7 @@ async def test_what_goes_wrong_in_this_program_ends_that_session_alone(
         for one in (good, bad):
             authorize(hub, one)
         await good.shake_hands()
+        await good.say(heartbeat=Item.SyncActionHeartbeat())
         await bad.shake_hands()
         await bad.operations(hub.operation(id=1, modno=1, flow_id=1))
         assert (await bad.until_end()).message == "internal error"

@@ -304,6 +304,7 @@ async def test_a_push_to_a_client_of_the_reference_is_judged_by_its_next_view(
         for number in range(4):
             await go.shake_hands()
             await go.say(receive_config=Item.SyncActionReceiveConfig(config={"plans": shown}))
+            await go.say(receive_resources=Item.SyncActionReceiveResources())
             while True:
                 item = await go.hear()
                 if item.WhichOneof("action") == "set_config":
@@ -316,6 +317,8 @@ async def test_a_push_to_a_client_of_the_reference_is_judged_by_its_next_view(
             if pushed.id != "three":
                 await go.pipe.end()
                 go = Stranger(visitor(world, hub).pipe, identity=go.identity, name="go")
+        assert world.nursery is not None
+        world.nursery.start_soon(go.stay)
         assert (await answer(world, hub, applied.id)).result == "applied"
         for push in (refused, quiet):
             found = await answer(world, hub, push.id)

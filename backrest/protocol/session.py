@@ -5,8 +5,12 @@ Which item may come when, and what state it leads to, is in states.py; here is w
     client  KEM -> HANDSHAKE -> FIRST_ITEM -> OPEN      its key goes out at once, its handshake after it
                                                         verified the hub's: nobody in the middle gets the
                                                         pairing secret
-    hub     KEM -> HANDSHAKE -> DECISION -> OPEN        its handshake follows its encapsulation at once;
-                                                        DECISION is left by ``accept`` or ``reject``
+    hub     KEM -> HANDSHAKE -> DECISION -> OPEN        its handshake follows its encapsulation at once, unless
+                                                        it is held; DECISION is left by ``accept`` or ``reject``
+
+A held handshake (``hold``) is for clients that drop their pairing secret when they see it: it goes out with
+``accept``, and a client that is rejected never sees it. Nobody waits for each other: without the client's
+handshake ours goes out after ``hold_s``.
 
 Faults of the other side are PeerErrors, in one place (``_fail``): the state is OVER, a hub's verdict is in
 the outbox, a client's outbox is empty. A fault that comes in the same input after something good is not
@@ -50,18 +54,22 @@ class Session:
         expected_keyid: str = "",
         expected_instance_id: str = "",
         features: Sequence[str] = (),
+        hold: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         initiator: Initiating | None = None,
         responder: Responding = crypto_channel.respond,
     ) -> None:
         """``now`` is the stream's start (the client: of the dial). ``codec`` and ``encoding`` are those of
-        the request; ``pairing_secret`` and the ``expected_`` pair are the client's. ``initiator`` and
+        the request; ``pairing_secret`` and the ``expected_`` pair are the client's, ``hold`` is the hub's.
+        ``initiator`` and
         ``responder`` are the two halves of the key exchange, to be replaced by recorded ones in tests.
         """
         if role is Role.CLIENT and not (expected_keyid and expected_instance_id):
             raise ValueError("a client must know whom it dials: key id and instance id")
         if role is Role.HUB and (pairing_secret or expected_keyid or expected_instance_id):
             raise ValueError("a hub dials nobody and presents no pairing secret")
+        if role is Role.CLIENT and hold:
+            raise ValueError("only a hub holds its handshake: a client's has followed the hub's")
         items.check_features(features)
         self.role = role
         self.state = State.KEM
@@ -72,6 +80,9 @@ class Session:
         self._pairing_secret = pairing_secret
         self._expected = (expected_keyid, expected_instance_id)
         self._features = tuple(features)
+        self._hold = hold
+        self._held_until: float | None = None  # our handshake waits until then
+        self._probe_due = False
         self._limits = limits
         self._responder = responder
         self._now = self._start = now
@@ -103,8 +114,13 @@ class Session:
     def deadline(self) -> float | None:
         """When ``tick`` is to be called next; None when there is nothing to wait for."""
         if self._pulse is not None and self.state is State.OPEN:
-            return min(self._pulse.next_beat, self._pulse.silent_at)
-        return self._due()
+            if self._probe_due:
+                return self._now
+            return min(self._pulse.next_beat, self._pulse.next_probe, self._pulse.silent_at)
+        due = self._due()
+        if self._held_until is not None and due is not None and self.state is State.HANDSHAKE:
+            return min(self._held_until, due)
+        return due
 
     @property
     def outbox_size(self) -> int:
@@ -143,6 +159,8 @@ class Session:
     def tick(self, now: float) -> list[Event]:
         """To be called when ``deadline`` is reached (earlier does no harm): heartbeats and deadlines."""
         self._advance(now)
+        if self._held_until is not None and self.state is State.HANDSHAKE and now >= self._held_until:
+            self._shake_hands()
         if self._pulse is not None and self.state is State.OPEN:
             if now >= self._pulse.silent_at:
                 silent = f"nothing came from the peer for {self._pulse.allowance:.0f} s"
@@ -150,6 +168,10 @@ class Session:
             if now >= self._pulse.next_beat:
                 self._pulse.sent(now)
                 self.send("heartbeat")
+            if self._probe_due or now >= self._pulse.next_probe:
+                self._probe_due = False
+                self._pulse.asked(now)
+                self.send("request_resources")
         return []
 
     def look_away(self) -> None:
@@ -174,6 +196,8 @@ class Session:
             raise PeerError(Fault.ENDED, Code.UNAVAILABLE, "the session was ended while it was being opened")
         if self.state is not State.DECISION:
             raise RuntimeError(f"there is nobody to accept: the session is {self.state.value}")
+        if self._held_until is not None:
+            self._shake_hands()
         self._open()
         return [Established(), *self._read(told=True)]
 
@@ -206,6 +230,8 @@ class Session:
         except PeerError as error:
             raise ValueError(f"{kind}: {error}") from None
         self._records.seal(item)
+        if kind == "set_config" and self._probes:
+            self._probe_due = True  # a reference client leaves over one that it refuses, and gives no sign
 
     def end(self, code: Code | None = None, message: str = "") -> None:
         """End the session from our side: the hub's end-of-stream message is queued, a client just stops.
@@ -278,8 +304,10 @@ class Session:
             protocol_version=crypto_channel.TRANSPORT_VERSION, kem_encapsulation=encapsulation
         )
         self._records.clear(Item(establish_shared_secret=answer))
-        # At once, not after the client's: a client of ours shows nothing before it has seen this.
-        self._shake_hands()
+        if self._hold:
+            self._held_until = self._now + self._limits.hold_s
+        else:  # at once, not after the client's: a client of ours shows nothing before it has seen this
+            self._shake_hands()
         self.state = after
         return []
 
@@ -321,11 +349,13 @@ class Session:
             # Not before: the hub's handshake says who it is; only an item says that it let us in.
             self._open()
             events.append(Established())
+        assert self._pulse is not None
         if kind == "heartbeat":
-            assert self._pulse is not None
             self._pulse.beat(self._now)
             events.append(HeartbeatReceived())
         else:
+            if kind == "receive_resources":
+                self._pulse.answered()
             events.append(Received(kind, message, weight))
         return events
 
@@ -347,13 +377,20 @@ class Session:
         )
         items.announce(handshake, self._features)
         self._pairing_secret = ""
+        self._held_until = None
         self._records.seal(Item(handshake=handshake))
 
     # --- time and ends
 
     def _open(self) -> None:
         self.state = State.OPEN
-        self._pulse = Pulse(self._limits.heartbeat_s, self._now)
+        self._pulse = Pulse(self._limits.heartbeat_s, self._now, probed=self._probes)
+
+    @property
+    def _probes(self) -> bool:
+        """Is the other side a client that may leave without a sign? One that announces features is of our kind: it
+        closes what it gives up, and its heartbeats are frequent."""
+        return self.role is Role.HUB and self.peer is not None and not self.peer.features
 
     def _due(self) -> float | None:
         if self.state in (State.KEM, State.HANDSHAKE, State.DECISION):

@@ -40,6 +40,9 @@ class Limits:
     handshake_s: float = 15.0  # from the stream's start until the peer is known; the reference's own figure
     first_item_s: float = 30.0  # client, from the stream's start until the hub's first item
     heartbeat_s: float = 60.0
+    hold_s: float = (
+        0.5  # hub: the longest that a held handshake waits for the client's, which comes in a round trip
+    )
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -1,4 +1,5 @@
-"""Who may make the hub work before it is known: places for unauthenticated streams, and limits on failed pairings.
+"""Who may make the hub work before it is known: places for unauthenticated streams, limits on failed pairings, and
+what a refused one hears when it comes back.
 
 A place is for a piece of work (a key exchange, a signature) and not for a stream: one that is silent holds none, and
 keeps nobody out. How many streams may wait, and in how much memory, is for net/crowd to say.
@@ -27,6 +28,11 @@ BUSY = "the hub is busy: too many others want to be let in"
 FAILURES_PER_ADDRESS = 10  # wrong secrets a minute; a person mistypes twice
 FAILURES_TOTAL = 100  # an attacker with many addresses
 FAILURE_WINDOW_S = 60.0
+REASON_KEPT_S = (
+    600.0  # a refused reference client comes back at once, after 1, 4 and 9 minutes, without its secret
+)
+# As many as fail in REASON_KEPT_S: what is limited is not noted. Some 500 B each.
+REASONS_REMEMBERED = 1000
 ADDRESSES_REMEMBERED = (
     10 * FAILURES_TOTAL
 )  # IPv6 gives an attacker any number: the table must not grow with them
@@ -193,6 +199,29 @@ class FailureLimit:
             address in self._addresses or len(self._addresses) < ADDRESSES_REMEMBERED
         ):  # beyond that the total holds
             self._addresses.setdefault(address, deque()).append(now)
+
+
+class Reasons:
+    """Why the last pairing of a key was refused: to be said again when it comes back without its secret, because "not
+    authorized" would replace what a person has to know."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, tuple[float, str]] = {}  # the oldest first
+
+    def note(self, keyid: str, reason: str, now: float) -> None:
+        self._by_key.pop(keyid, None)
+        self._by_key[keyid] = now, reason
+        if len(self._by_key) > REASONS_REMEMBERED:
+            del self._by_key[next(iter(self._by_key))]
+
+    def forget(self, keyid: str) -> None:
+        """It was paired."""
+        self._by_key.pop(keyid, None)
+
+    def last(self, keyid: str, now: float) -> str:
+        """The reason, or "" when there is none of the last REASON_KEPT_S."""
+        noted, reason = self._by_key.get(keyid, (-math.inf, ""))
+        return reason if now < noted + REASON_KEPT_S else ""
 
 
 def _count(times: deque[float], now: float) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Any, Protocol
 
 import trio
@@ -29,7 +30,7 @@ from backrest.store.pushqueue import PushQueue
 from backrest.store.shares import Shares
 from backrest.sync import pairing
 from backrest.sync.arrivals import LetIn
-from backrest.sync.gate import LAST_WORDS_S, AtTheGate, FailureLimit, Gate
+from backrest.sync.gate import LAST_WORDS_S, AtTheGate, FailureLimit, Gate, Reasons
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
 from backrest.sync.pushing import FEATURES, Recorder
@@ -46,7 +47,11 @@ _NOT_AUTHORIZED = (
     "this client is not authorized on the hub: pair it with a token. If its identity was replaced, remove it on the "
     "hub first, with 'backrest client remove'"
 )
+_DISPLACED = "displaced by a newer session of this client"
 _TOO_MANY = "too many failed pairings: try again in a minute"
+# How the reference client's HTTP names itself. It drops its pairing secret when it sees our handshake, and dials again
+# at once: it sees it when it is paired, and not at all when it is refused (PROTOCOL.md section 4).
+_REFERENCE_AGENT = "connect-go/"
 
 # What an honest peer never does: garbage, a man in the middle, a replay, a reflection, a forged signature.
 _ATTACKS = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE)
@@ -107,8 +112,11 @@ class Hub:
         self._live: dict[str, Inbound] = {}
         self._namesakes: dict[str, tuple[int, float]] = {}
         self._links: set[Link] = set()
+        self._numbers = count()  # of the streams, in the order in which they were opened: the newest wins
         self._storing: dict[str, trio.Lock] = {}
         self._refused: dict[str, tuple[bytes, dict[int, int]]] = {}
+        self._pairing: dict[str, trio.Event] = {}  # by key id: set when it is settled
+        self._reasons = Reasons()
 
     async def run(self) -> None:
         """What is done once for all sessions, until cancelled."""
@@ -124,11 +132,14 @@ class Hub:
         """Handle one stream from its opening to its end; never raises for what the other side does."""
         address = client_address(stream.client, stream.headers, self._trusted)
         opened = trio.current_time()
+        number = next(self._numbers)
         until = opened + self._limits.handshake_s - LAST_WORDS_S
         with AtTheGate(stream, self._gate, limit_key(address), until) as waiting:
-            await self._serve(stream, address, opened, waiting)
+            await self._serve(stream, address, opened, number, waiting)
 
-    async def _serve(self, stream: InboundStream, address: str, opened: float, waiting: AtTheGate) -> None:
+    async def _serve(
+        self, stream: InboundStream, address: str, opened: float, number: int, waiting: AtTheGate
+    ) -> None:
         config = self.watch.current
         try:
             identity = self.watch.identity
@@ -147,6 +158,7 @@ class Hub:
             encoding="gzip" if stream.encoding == "gzip" else "identity",
             limits=self._limits,
             features=FEATURES,
+            hold=stream.headers.get("user-agent", "").startswith(_REFERENCE_AGENT),
         )
         link = Link(session, waiting, stalled_after=STALLED_AFTER_S)
         client: Inbound | None = None
@@ -158,9 +170,14 @@ class Hub:
                 if not self.authorizes(entry):  # changed since it was looked up or paired
                     changed = pairing.refusal("this client's entry on the hub was changed this very moment")
                     raise await self._refuse(event, address, changed)
+                newest = self._live.get(entry.keyid)
+                if (
+                    newest is not None and newest.number > number
+                ):  # it paired, and did not wait for the end of it
+                    raise PeerError(Fault.ENDED, Code.INTERNAL, _DISPLACED)
                 kept = session.accept()
                 stream.let_in()
-                client = Inbound(self, link, entry)
+                client = Inbound(self, link, entry, number)
                 waiting.pass_on()
                 self._arrived(client, entry, address)
                 self._let_in.note(entry, address)
@@ -219,6 +236,9 @@ class Hub:
 
     async def _identify(self, peer: events.PeerIdentified, address: str) -> Peer:
         """Our entry for a peer that proved its key; raises PeerError when it is not let in."""
+        # Its pairing may be under way on another stream: the reference client does not wait for the end of it.
+        while (pairing_of_it := self._pairing.get(peer.keyid)) is not None:
+            await pairing_of_it.wait()
         config = self.watch.current
         entry = self.watch.clients.get(peer.keyid)
         if entry is not None:
@@ -238,7 +258,8 @@ class Hub:
                 count, _ = self._namesakes.get(known.keyid, (0, 0.0))
                 self._namesakes[known.keyid] = (count + 1, self._wall())
         if not peer.pairing_secret:
-            raise await self._refuse(peer, address, pairing.refusal(_NOT_AUTHORIZED))
+            earlier = self._reasons.last(peer.keyid, trio.current_time())
+            raise await self._refuse(peer, address, pairing.refusal(earlier or _NOT_AUTHORIZED))
         # The secret is looked at first, and only who has none of ours is limited: 256 random bits cannot be guessed,
         # limit or not, and a limit that came first would let ten strangers keep everybody from pairing. What it
         # protects is the audit log, the disk under it, and a short secret that somebody wrote in by hand.
@@ -251,6 +272,7 @@ class Hub:
         except PeerError as refusal:
             if not limited:
                 self._failures.failed(key, now)
+                self._reasons.note(peer.keyid, str(refusal), now)
             why = pairing.refusal(_TOO_MANY) if limited else refusal
             raise await self._refuse(peer, address, why) from None
         return await self._pair(peer, address)
@@ -263,9 +285,11 @@ class Hub:
             label = pairing.pair(config, peer, int(self._wall()))
             return True
 
+        settled = self._pairing[peer.keyid] = trio.Event()
         try:
             config = await trio.to_thread.run_sync(self._config.transform, change)
         except PeerError as refusal:
+            self._reasons.note(peer.keyid, str(refusal), trio.current_time())
             raise await self._refuse(peer, address, refusal) from None
         except (
             BackrestError
@@ -275,6 +299,10 @@ class Hub:
                 Fault.REFUSED, Code.INTERNAL, "the hub could not store the pairing; its log says why"
             )
             raise await self._refuse(peer, address, failed) from None
+        finally:
+            del self._pairing[peer.keyid]
+            settled.set()
+        self._reasons.forget(peer.keyid)
         await self.record("paired", keyid=peer.keyid, instance=peer.instance_id, address=address, token=label)
         log.info("%s paired from %s with token %r", peer.instance_id, address or "the local socket", label)
         entry = next((e for e in config.multihost.authorized_clients if e.keyid == peer.keyid), None)
@@ -327,10 +355,11 @@ class Hub:
             client.link.do(tell, client)
 
     def _arrived(self, client: Inbound, entry: Peer, address: str) -> None:
-        """Show the client as connected, end its older session at once (never waiting for it), say hello."""
+        """End the client's older session at once (never waiting for it), say hello. It is connected when it has said
+        something: the reference client may have given up this stream already."""
         older = self._live.get(entry.keyid)
         if older is not None:
-            older.link.end(code=Code.INTERNAL, message="displaced by a newer session of this client")
+            older.link.end(code=Code.INTERNAL, message=_DISPLACED)
         self._live[entry.keyid] = client
         self._namesakes.pop(entry.keyid, None)
         now_ms = int(time.time() * 1000)
@@ -338,15 +367,14 @@ class Hub:
             entry.keyid,
             instance_id=entry.instance_id,
             role="client",
-            state=wire.sync.CONNECTION_STATE_CONNECTED,
+            state=wire.sync.CONNECTION_STATE_PENDING,
             message="",
             since_ms=now_ms,
-            last_heartbeat_ms=now_ms,
             next_try_ms=0,
             refused=0,
             archived_ms=0,  # a removed one that paired again: its history is live again
         )
-        log.info("%s connected from %s", entry.instance_id, address or "the local socket")
+        log.info("%s was let in from %s", entry.instance_id, address or "the local socket")
         client.start()
 
     def _left(self, client: Inbound, error: BackrestError | None) -> None:
@@ -362,6 +390,18 @@ class Hub:
             self.peers.archive(client.keyid, client.instance_id)
         else:
             self.peers.remove(client.keyid)
+
+    def connected(self, client: Inbound) -> None:
+        """The client said its first word in this session."""
+        if self._live.get(client.keyid) is client:
+            now_ms = int(time.time() * 1000)
+            self.peers.update(
+                client.keyid,
+                state=wire.sync.CONNECTION_STATE_CONNECTED,
+                since_ms=now_ms,
+                last_heartbeat_ms=now_ms,
+            )
+            log.info("%s is connected", client.instance_id)
 
     def heard_from(self, keyid: str) -> None:
         self.peers.update(keyid, last_heartbeat_ms=int(time.time() * 1000))

@@ -77,8 +77,10 @@ class _Changes:
 class Inbound:
     """The hub's side of one established session."""
 
-    def __init__(self, hub: Hub, link: Link, entry: wire.config.Multihost.Peer) -> None:
+    def __init__(self, hub: Hub, link: Link, entry: wire.config.Multihost.Peer, number: int) -> None:
+        """``number``: of its stream; a later stream has a higher one."""
         self.link = link
+        self.number = number
         self.keyid = entry.keyid
         self.instance_id = entry.instance_id
         self._hub = hub
@@ -108,6 +110,7 @@ class Inbound:
         self._shown = self._config
         self._view_due = False
         self._answers = Answers(link, hub.watch, self._grants)
+        self._spoke = False
 
     def start(self) -> None:
         """Say what every client hears first, and begin to store. Call once, as soon as the session accepted the
@@ -117,6 +120,9 @@ class Inbound:
         self.link.spawn(self.store)
 
     async def handle(self, event: events.Event) -> None:
+        if not self._spoke and isinstance(event, events.HeartbeatReceived | events.Received):
+            self._spoke = True
+            self._hub.connected(self)
         if isinstance(event, events.HeartbeatReceived):
             self._hub.heard_from(self.keyid)
         elif isinstance(event, events.Received):

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from backrest import wire
 from conformance.hublab import HubLab, created, operation
 from conformance.model import Role, case, check, hub
-from conformance.peer import PUSHED, Item, kind_of, patience
+from conformance.peer import FROM_HUB, Item, kind_of, patience
 
 
 @hub("order/1", "the hub's first item after the handshakes is receive_config with version and modno", "5")
@@ -109,7 +109,7 @@ async def _(lab: HubLab) -> None:
         await talk.send("receive_operations")
         await talk.send("operation_manifest", Item.SyncActionOperationManifest(op_ids=[1], modnos=[1]))
         async with patience(talk.seconds, "an answer or an end"):
-            while kind_of(await talk.next()) in PUSHED:
+            while kind_of(await talk.next()) in FROM_HUB:
                 pass
     await lab.serves()
 
@@ -198,7 +198,7 @@ async def _(lab: HubLab) -> None:
         talk.seconds += 2 * lab.heartbeat
         for _ in range(2):
             async with patience(talk.seconds, "two heartbeats"):
-                await talk.expect("heartbeat", skip=("receive_config", "receive_resources", "set_config"))
+                await talk.expect("heartbeat", skip=set(FROM_HUB) - {"heartbeat"})
 
 
 @hub(

@@ -220,6 +220,8 @@ class LightClient:
         elif isinstance(event, events.Established):
             self._paired = True
             self._established.set()
+        elif isinstance(event, events.Received) and event.kind == "request_resources":
+            self._link.send_now("receive_resources", Item.SyncActionReceiveResources())
         elif isinstance(event, events.Received) and event.kind == "request_operation_data":
             assert isinstance(event.message, Item.SyncActionRequestOperationData)
             await self._answer(event.message.op_ids)
