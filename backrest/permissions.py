@@ -102,6 +102,18 @@ class _Reach:
     excluded_plans: frozenset[str]
 
 
+_INCLUDED_IN: Final[dict[int, tuple[int, ...]]] = {READ_CONFIG: VIEW_CONFIG}
+
+
+def _covers(wide: _Reach, narrow: _Reach) -> bool:
+    included = not narrow.everything and narrow.repos <= wide.repos and narrow.plans <= wide.plans
+    return (
+        (wide.everything or included)
+        and wide.excluded_repos <= narrow.excluded_repos
+        and wide.excluded_plans <= narrow.excluded_plans
+    )
+
+
 def _reach(entries: Iterable[list[Scope]]) -> _Reach:
     everything = False
     found: dict[tuple[Kind, bool], set[str]] = {
@@ -178,6 +190,15 @@ class Grants:
         """Is READ_OPERATIONS granted with nothing left out?"""
         reach = self._by_type.get(READ_OPERATIONS)
         return reach is not None and reach.everything and not (reach.excluded_repos or reach.excluded_plans)
+
+    def covers(self, other: Grants) -> bool:
+        """Is everything that ``other`` grants granted here, too? READ_WRITE_CONFIG shows what READ_CONFIG shows. No
+        for some that would be a yes in the end (``*`` beside a list of all that there is): judged by the scopes alone.
+        """
+        return all(
+            any(_covers(mine, reach) for mine in self._of(_INCLUDED_IN.get(number, (number,))))
+            for number, reach in other._by_type.items()
+        )
 
     def _of(self, types: Iterable[int]) -> Iterable[_Reach]:
         return (self._by_type[number] for number in types if number in self._by_type)

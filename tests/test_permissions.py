@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backrest import permissions as perms
-from backrest.permissions import Grants, Permission, format_grant, parse_grant, parse_scope
+from backrest.permissions import (
+    READ_CONFIG,
+    TYPE_NAMES,
+    VIEW_CONFIG,
+    Grants,
+    Permission,
+    format_grant,
+    parse_grant,
+    parse_scope,
+)
 
 TABLE = json.loads((Path(__file__).parent.parent / "conformance/vectors/permissions.json").read_text())
 
@@ -122,3 +132,59 @@ def test_order_of_entries_and_scopes_means_nothing(
         assert one.repo(repo, kind) == other.repo(repo, kind)
         assert one.plan(plan, repo, kind) == other.plan(plan, repo, kind)
     assert one.operation(repo, plan) == other.operation(repo, plan)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "covers"),
+    [
+        ("read-operations=*", "read-operations=repo:a", True),
+        ("read-operations=repo:a", "read-operations=*", False),
+        ("read-operations=repo:a,repo:b", "read-operations=repo:a", True),
+        ("read-operations=repo:a,plan:p", "read-operations=plan:p", True),
+        ("read-operations=repo:a", "read-operations=plan:p", False),
+        ("read-operations=*", "read-operations=!repo:a", True),
+        ("read-operations=!repo:a", "read-operations=*", False),
+        ("read-operations=!repo:a", "read-operations=!repo:a,!plan:p", True),
+        ("read-operations=*,!plan:p", "read-operations=!repo:a", False),
+        ("read-operations=repo:a,!plan:p", "read-operations=repo:a", False),
+        ("read-write-config=*", "read-config=repo:a", True),
+        ("read-config=*", "read-write-config=repo:a", False),
+        ("read-config=*", "receive-shared-repos=repo:a", False),
+        ("read-config=*", "", True),
+        ("", "read-config=repo:a", False),
+        ("", "", True),
+    ],
+)
+def test_which_grants_cover_which(wide: str, narrow: str, covers: bool) -> None:
+    one, other = (Grants([parse_grant(text)] if text else []) for text in (wide, narrow))
+    assert one.covers(other) is covers
+
+
+def test_what_covers_takes_nothing_away() -> None:
+    draw = random.Random(7)
+    scopes = ["*", *(f"{no}{kind}:{name}" for no in ("", "!") for kind in ("repo", "plan") for name in "ab")]
+
+    def some() -> Grants:
+        texts = draw.sample(list(TYPE_NAMES), draw.randint(0, 4))
+        return Grants(
+            parse_grant(f"{text}={','.join(draw.sample(scopes, draw.randint(1, 3)))}") for text in texts
+        )
+
+    def rights(grants: Grants) -> set[tuple[object, ...]]:
+        groups = [(number,) for number in TYPE_NAMES.values() if number != READ_CONFIG] + [VIEW_CONFIG]
+        names = "abc"
+        return {
+            *((types, "has") for types in groups if grants.has(*types)),
+            *((types, repo) for types in groups for repo in names if grants.repo(repo, *types)),
+            *((t, p, r) for t in groups for p in names for r in names if grants.plan(p, r, *t)),
+            *((repo, plan) for repo in names for plan in names if grants.operation(repo, plan)),
+        }
+
+    covered = 0
+    for _ in range(5000):
+        wide, narrow = some(), some()
+        assert wide.covers(wide)
+        if wide.covers(narrow):
+            covered += 1
+            assert rights(narrow) <= rights(wide)
+    assert covered > 200

@@ -233,3 +233,75 @@ async def test_it_loads_more_than_fits_into_half_a_minute_and_stays(
         record = hub.peers.get(go.identity.keyid)
         assert record is not None
         assert record.state == CONNECTED
+
+
+# --- edits of its permissions
+
+
+def regrant(hub: Instance, *grants: str) -> None:
+    def change(config: wire.config.Config) -> bool:
+        [entry] = config.multihost.authorized_clients
+        del entry.permissions[:]
+        entry.permissions.extend(parse_grant(grant) for grant in grants)
+        return True
+
+    hub.config.transform(change)
+
+
+async def test_what_adds_to_its_permissions_keeps_the_session_and_brings_what_came_into_scope(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub = world.instance("hub")
+    share(hub)
+    go = GoClient(world, hub)
+    paired_with(hub, go, "read-operations=repo:nas")
+    go.add(repo_id="nas")
+    go.add(repo_id="disk")
+    async with started(go):
+        await trio.sleep(10)
+        assert set(hub.history(go)) == {1}  # type: ignore[arg-type]
+        assert hub.peers.get(go.keyid).refused == 1  # type: ignore[union-attr]
+        regrant(hub, "read-operations=*", "read-config=*")
+        await wait_all_tasks_blocked()
+        assert set(hub.history(go)) == {1, 2}  # type: ignore[arg-type]
+        assert hub.peers.get(go.keyid).refused == 0  # type: ignore[union-attr]
+        assert [repo.id for repo in go.views[-1].repos] == ["nas"]
+        assert go.dials == [0]
+        regrant(hub, "read-operations=*", "read-config=*", "receive-shared-repos=*")
+        await wait_all_tasks_blocked()
+        assert list(go.repos) == [GUID]
+
+
+async def test_what_takes_something_away_ends_the_session_and_nothing_more_is_stored(
+    autojump_clock: MockClock, world: World
+) -> None:
+    hub = world.instance("hub")
+    go = GoClient(world, hub)
+    paired_with(hub, go, "read-operations=*", "read-config=*")
+    go.add(repo_id="nas")
+    async with started(go):
+        await trio.sleep(10)
+        regrant(hub, "read-operations=!repo:nas", "read-config=*", "receive-shared-repos=*")
+        go.add(repo_id="nas")  # in the same moment
+        await wait_all_tasks_blocked()
+        assert [end.code for end in go.ends] == ["internal"]
+        assert state_of(hub, go) == DISCONNECTED
+        await trio.sleep(100)
+        assert state_of(hub, go) == CONNECTED
+        assert set(hub.history(go)) == {1}  # type: ignore[arg-type]
+
+
+async def test_what_came_between_an_edit_and_its_notice_is_not_lost(
+    autojump_clock: MockClock, world: World, slow_disk: None
+) -> None:
+    """What is being stored when the permissions change is not stored under the old ones."""
+    hub = world.instance("hub")
+    go = GoClient(world, hub)
+    paired_with(hub, go)
+    async with started(go):
+        await trio.sleep(10)
+        go.add()
+        await trio.sleep(COMMIT_S / 2)
+        regrant(hub, *BOTH, "read-config=*")
+        await hub.until_history(go)  # type: ignore[arg-type]
+        assert go.dials == [0]

@@ -84,11 +84,7 @@ class Inbound:
         self.keyid = entry.keyid
         self.instance_id = entry.instance_id
         self._hub = hub
-        self._entry = entry
-        self._grants = Grants(entry.permissions)
-        # Asked only where something may be out of scope: that is rare, and the log is not.
-        self._permits = None if self._grants.every_operation() else self._may_change
-        self._in_scope: dict[tuple[str, str], bool] = {}
+        self._come_under(entry)
         self._queue: deque[tuple[int, Manifest | _Changes]] = deque()
         self._queued_bytes = 0
         self._work = Signal()
@@ -109,8 +105,17 @@ class Inbound:
         self._uris: Mapping[str, str] = {}  # of the view that was sent: guid -> the address for this client
         self._shown = self._config
         self._view_due = False
-        self._answers = Answers(link, hub.watch, self._grants)
+        self._manifest_due = False
+        self._answers = Answers(link, hub.watch, lambda: self._grants)
         self._spoke = False
+
+    def _come_under(self, entry: wire.config.Multihost.Peer) -> None:
+        """The terms under which this session goes on."""
+        self._entry = entry
+        self._grants = Grants(entry.permissions)
+        # Asked only where something may be out of scope: that is rare, and the log is not.
+        self._permits = None if self._grants.every_operation() else self._may_change
+        self._in_scope: dict[tuple[str, str], bool] = {}
 
     def start(self) -> None:
         """Say what every client hears first, and begin to store. Call once, as soon as the session accepted the
@@ -306,23 +311,37 @@ class Inbound:
     # --- configuration
 
     def config_changed(self, config: wire.config.Config) -> None:
-        """Send the view again; end the session when the change touches the client's own entry."""
+        """Send the view again. Under an entry that takes nothing away the session goes on, because the reference client
+        stays away for a minute after an end. What takes something away ends it: nothing that was begun under the old
+        terms can outlive it."""
         began = self._config
         if config is self._shown:
             return
         if config.instance != began.instance or config.multihost.identity != began.multihost.identity:
             self.link.end(code=Code.INTERNAL, message="this hub has another instance id or key now")
-        elif not self._hub.authorizes(self._entry):
-            known = self.keyid in self._hub.watch.clients
-            reason = "its permissions were changed" if known else "it was removed from this hub"
-            code = Code.INTERNAL if known else Code.PERMISSION_DENIED
+            return
+        entry = self._hub.watch.clients.get(self.keyid)
+        changed = entry != self._entry
+        if entry is None or (changed and not self._goes_on_under(entry)):
+            reason = "its permissions were changed" if entry else "it was removed from this hub"
+            code = Code.INTERNAL if entry else Code.PERMISSION_DENIED
             # Who was removed is gone within a second, also when it reads nothing of what we still say.
             self.link.end(
                 code=code, message=f"the client's session ends: {reason}", goodbye_s=REMOVED_GOODBYE_S
             )
-        else:
-            self._view_due = True
-            self.link.wake(self._show)
+            return
+        if changed:
+            self._come_under(entry)
+            self._hub.peers.update(
+                self.keyid, message="", refused=0
+            )  # what was said was said of the old terms
+            # What was out of scope, and what came between the change and now and was not stored.
+            self._manifest_due = self._grants.has(READ_OPERATIONS)
+        self._view_due = True
+        self.link.wake(self._show)
+
+    def _goes_on_under(self, entry: wire.config.Multihost.Peer) -> bool:
+        return entry.instance_id == self.instance_id and Grants(entry.permissions).covers(self._grants)
 
     def shares_changed(self) -> None:
         """Send the view again when the client is to reach a repo under another address, or what it did not take when
@@ -342,6 +361,9 @@ class Inbound:
             self._view_due = False
             if self._hub.authorizes(self._entry):
                 self._send_view(self._hub.watch.current)
+                if self._manifest_due:  # an empty one asks for the client's
+                    self._manifest_due = False
+                    self.link.send_now("operation_manifest", Manifest())
 
     def _send_view(self, config: wire.config.Config) -> None:
         item = wire.sync.SyncStreamItem
