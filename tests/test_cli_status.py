@@ -68,6 +68,17 @@ def test_each_state_has_its_word_its_advice_and_its_verdict(
         assert (f"laptop: {word} (what happened)" in checked) is (code != states.OK)
 
 
+@pytest.mark.parametrize(
+    ("in_s", "words"), [(90, "next try in "), (0, "next try now"), (-60, "next try was due ")]
+)
+def test_it_says_when_a_hub_is_dialled_next(world: World, here: Run, in_s: int, words: str) -> None:
+    add_host(world)
+    with world.daemon() as daemon:
+        keyid = daemon.config.current.multihost.known_hosts[0].keyid
+        daemon.peers.update(keyid, role="host", message="it is away", next_try_ms=now_ms() + in_s * 1000)
+        assert f"it is away ({words}" in here("status").stdout
+
+
 def test_every_state_of_the_protocol_has_a_word() -> None:
     assert set(states.CONNECTION) == set(STATES.keys())
 

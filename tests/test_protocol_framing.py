@@ -222,10 +222,29 @@ def test_bad_end_of_stream_is_a_fault(payload: bytes) -> None:
 
 
 def test_the_other_sides_words_cannot_steer_a_terminal_or_fill_a_log() -> None:
-    text = "\x1b[2J\r\n" + "x" * 5000
+    text = "\x1b[2J" + "x" * 5000 + "\r\n" + "y" * 5000
     end = parse_end(json.dumps({"error": {"code": "internal", "message": text}}).encode())
     assert len(end.message) == 500
     assert end.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a plain sentence", "a plain sentence"),
+        ("apply config:\tvalidate\t  repo", "apply config: validate repo"),
+        ("\n\nfirst\n\n", "first"),
+        ("first:\n\tsecond", "first: [1 more line]"),
+        ("first\r\nsecond\u2028third\n\nfourth", "first [3 more lines]"),
+        ("x" * 500, "x" * 500),
+        ("x" * 501, "x" * 499 + "…"),
+        ("x" * 501 + "\ny", "x" * 485 + "… [1 more line]"),
+        ("", ""),
+        (" \n\t", ""),
+    ],
+)
+def test_the_other_sides_words_are_one_line_and_what_is_left_out_is_marked(text: str, shown: str) -> None:
+    assert parse_end(end_of_stream(Code.INTERNAL, text)[5:]).message == shown
 
 
 @given(

@@ -140,7 +140,7 @@ def test_an_outer_item_is_one_thing() -> None:
 
 def test_an_end_of_stream_message_is_a_sentence() -> None:
     text = "x" * 60_000
-    assert framing.parse_end(framing.end_of_stream(Code.INTERNAL, text)[5:]).message == "x" * 500
+    assert framing.parse_end(framing.end_of_stream(Code.INTERNAL, text)[5:]).message == "x" * 499 + "…"
     with pytest.raises(PeerError, match="64 KiB"):
         framing.parse_end(b"[" + b"[]," * 30_000 + b"[]]")
 

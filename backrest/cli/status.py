@@ -15,6 +15,9 @@ from backrest.errors import BackrestError
 # While no daemon answers, --watch looks again this often.
 RETRY_S = 2.0
 
+# A try that is due begins within this time, on a busy machine, too.
+LATE_S = 2.0
+
 
 @click.command(cls=Command)
 @json_option
@@ -88,7 +91,10 @@ def _row(peer: dict[str, Any]) -> tuple[object, ...]:
     next_try = int(peer.get("nextTryMillis", 0))
     if next_try:
         left = next_try / 1000 - time.time()
-        when = f"next try in {formats.age(left)}" if left > 1 else "trying again"
+        if left >= 1:
+            when = f"next try in {formats.age(left)}"
+        else:  # a daemon that is late must not look as if it were trying
+            when = "next try now" if left > -LATE_S else f"next try was due {formats.age(-left)} ago"
         message = f"{message} ({when})" if message else when
     return (
         peer["peerInstanceId"],

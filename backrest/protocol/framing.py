@@ -69,7 +69,7 @@ def parse_end(payload: bytes) -> EndOfStream:
     """Read an end-of-stream payload.
 
     A code that Connect does not know is UNKNOWN (as Connect's rules say). The message is the other side's
-    text and may be shown in a terminal: control characters are replaced, and it is cut.
+    text and may be shown in a terminal: it becomes one line, control characters are replaced, and it is cut.
     """
     if len(payload) > _MOST_END_BYTES:
         raise _fault(f"its end-of-stream message has more than {_MOST_END_BYTES >> 10} KiB")
@@ -86,9 +86,19 @@ def parse_end(payload: bytes) -> EndOfStream:
         raise _fault("the error in its end-of-stream message is not a JSON object")
     name, text = error_part.get("code"), error_part.get("message")
     code = Code(name) if isinstance(name, str) and name in set(Code) else Code.UNKNOWN
-    message = text if isinstance(text, str) else ""
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message)
-    return EndOfStream(code, shown[:_MESSAGE_SHOWN])
+    return EndOfStream(code, _one_line(text) if isinstance(text, str) else "")
+
+
+def _one_line(text: str) -> str:
+    """The first line that says something, white space as single spaces; what is left out is marked."""
+    lines = [line for line in (" ".join(line.split()) for line in text.splitlines()) if line]
+    shown = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in "".join(lines[:1])
+    )
+    rest = len(lines) - 1
+    more = f" [{rest} more line{'s' if rest > 1 else ''}]" if rest > 0 else ""
+    room = _MESSAGE_SHOWN - len(more)
+    return (shown if len(shown) <= room else shown[: room - 1] + "…") + more
 
 
 class Decoder:
