@@ -143,17 +143,17 @@ def share(hub: Instance) -> None:
     hub.config.transform(add)
 
 
-async def test_it_is_connected_for_days_and_costs_one_question_in_two_minutes(
+async def test_it_stays_connected_and_costs_one_question_in_two_minutes(
     autojump_clock: MockClock, world: World
 ) -> None:
     hub = world.instance("hub")
     go = GoClient(world, hub)
     paired_with(hub, go)
     async with started(go):
-        await trio.sleep(48 * 3600)
+        await trio.sleep(2 * 3600)
         assert state_of(hub, go) == CONNECTED
         assert len(go.dials) == 1
-        assert 1000 < go.heard.count("request_resources") <= 48 * 30
+        assert 40 < go.heard.count("request_resources") <= 60
 
 
 async def test_it_is_pending_until_it_says_something(autojump_clock: MockClock, world: World) -> None:
