@@ -180,6 +180,7 @@ async def test_who_is_silent_keeps_nobody_out(autojump_clock: MockClock, world: 
         honest = visitor(world, hub, "honest")
         authorize(hub, honest)
         await honest.shake_hands()
+        await honest.say(heartbeat=Item.SyncActionHeartbeat())
         await wait_all_tasks_blocked()
         record = hub.peers.get(honest.identity.keyid)
         assert record is not None
