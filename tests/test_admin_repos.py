@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,16 @@ import pytest
 import trio
 from admin_world import GUID, World, add_client, add_host, operation
 from engine_world import PASSWORD, fake_restic, guid_of, repository, restic, restic_command, template
+from processes import BACKREST
+from store_disk import full_disk, using
 
 from backrest import wire
 from backrest.admin import repos
 from backrest.admin.context import Context
-from backrest.errors import BackrestError, ConflictError, NotFoundError, ResticError, UserError
+from backrest.errors import BackrestError, ConflictError, NotFoundError, ResticError, StorageError, UserError
 from backrest.refusals import Why, refusal
 from backrest.store.mask import MASK
+from backrest.store.syscalls import Disk
 from backrest.wire import sync
 
 __all__ = ["repository", "template"]  # fixtures
@@ -226,6 +232,88 @@ def test_a_new_address_must_be_that_of_the_same_repository(
     assert world.config().current.repos[0].uri == str(tmp_path / "link")
     world.stream("SetRepo", repo_id="nas", changes={"uri": str(other)}, check=False)
     assert world.config().current.repos[0].uri == str(other)
+
+
+# --- made only where its password is kept
+
+
+class NoRoomForConfig(Disk):
+    """The configuration can be written so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        if re.search(r"/\.config\.json\.[0-9a-f]+\.tmp$", path):
+            if not self.times:
+                raise full_disk()
+            self.times -= 1
+        return super().open(path, flags, mode)
+
+
+@pytest.mark.parametrize("way", ["command", "API"])
+def test_no_repository_is_made_where_its_password_cannot_be_kept(
+    world: World, template: Path, tmp_path: Path, way: str
+) -> None:
+    new = {"id": "nas", "uri": str(tmp_path / "repo"), "password": PASSWORD}
+    before = world.paths.config_file.read_bytes()
+
+    def make() -> None:
+        if way == "command":
+            world.stream("AddRepo", repo=new)
+        else:
+            with_context(world, lambda context: repos.put(context, Repo(**new)), restic_command())
+
+    with using(NoRoomForConfig(0)), pytest.raises(StorageError, match="no space is left"):
+        make()
+    assert not (tmp_path / "repo").exists()
+    assert world.paths.config_file.read_bytes() == before
+
+
+def test_what_is_made_when_the_disk_fills_keeps_its_password(
+    world: World, template: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "repo")
+    with (
+        using(NoRoomForConfig(1)),
+        pytest.raises(StorageError, match=r"its entry stays, with its password") as error,
+    ):
+        world.stream("AddRepo", repo={"id": "nas", "uri": uri, "password": PASSWORD})
+    assert PASSWORD not in str(error.value)
+    [entry] = world.config().current.repos
+    assert (entry.password, entry.guid, entry.auto_initialize) == (PASSWORD, "", True)
+    with pytest.raises(ConflictError, match="not made yet: `backrest index nas` makes it"):
+        world.stream("AddRepo", repo={"id": "nas", "uri": uri, "password": "other"})
+    world.stream("Index", repo_id="nas")
+    [entry] = world.config().current.repos
+    assert (entry.guid, entry.auto_initialize) == (guid_of(tmp_path / "repo"), False)
+
+
+def test_a_kill_while_restic_makes_it_keeps_the_password(world: World, tmp_path: Path) -> None:
+    (tmp_path / "restic").write_text(
+        '#!/bin/sh\ncase "$*" in\n*version*) echo restic 0.17.3;;\n*init*) kill -9 $PPID;;\n*) exit 10;;\nesac\n'
+    )
+    (tmp_path / "restic").chmod(0o755)
+    command = [*BACKREST, "repo", "add", "nas", "--uri", str(tmp_path / "repo"), "--generate-password"]
+    environ = {"BACKREST_CONFIG": str(world.paths.config_file), "BACKREST_DATA": str(world.paths.data_dir)}
+    killed = subprocess.run(
+        command,
+        env=os.environ | environ | {"BACKREST_RESTIC_COMMAND": str(tmp_path / "restic")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr
+    [entry] = world.config().current.repos
+    assert (len(entry.password), entry.auto_initialize) == (43, True)
+
+
+def test_where_none_can_be_made_nothing_is_entered(world: World, template: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    uri = str(tmp_path / "file" / "repo")
+    with pytest.raises(ResticError):
+        world.stream("AddRepo", repo={"id": "nas", "uri": uri, "password": PASSWORD})
+    assert not world.config().current.repos
 
 
 # --- the reference's API

@@ -256,6 +256,19 @@ def test_a_local_repo_is_entered_with_its_whole_path(
     assert [repo.uri for repo in world.config().current.repos] == [f"{tmp_path}/repo", "sftp:nas:/repo"]
 
 
+def test_the_only_copy_of_a_password_is_not_removed_without_a_question(here: Run, world: World) -> None:
+    world.add_repo("r1")
+    assert "no terminal to ask at" in here("repo", "remove", "r1", code=2).stderr
+    assert [repo.id for repo in world.config().current.repos] == ["r1"]
+    here("repo", "remove", "r1", "--yes")
+    assert not world.config().current.repos
+    # Nothing is lost: nothing was made with it, or it was never here.
+    here("repo", "add", "new", "--uri", "/r", "--generate-password", "--no-init")
+    here("repo", "remove", "new")
+    here("repo", "add", "own", "--uri", "/r", "--env", "RESTIC_PASSWORD_FILE=/etc/pw", "--no-init")
+    here("repo", "remove", "own")
+
+
 def test_secrets_in_an_environment_are_never_shown(here: Run) -> None:
     here(
         "repo",

@@ -410,7 +410,7 @@ def tell(
         heard.read_all(laptop, monkeypatch)
     heard.daemon("laptop's second log", daemon)
     heard.ok(laptop, "plan", "remove", "photos")
-    heard.ok(laptop, "repo", "remove", "local")
+    heard.ok(laptop, "repo", "remove", "local", "--yes")
     heard.ok(laptop, "oplog", "compact")
     heard.ok(laptop, "identity", "rotate", "--yes")
     plant.values["laptop-new-key"] = private_key(laptop)

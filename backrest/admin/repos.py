@@ -1,5 +1,6 @@
 """Repositories: where the backups go. ``add`` asks restic who the repository is, and makes it if there is
-none.
+none. One that is made is entered first: its password may be in nobody else's hands, and without it what was made is
+lost. So whatever fails in between (the disk, a kill), the password is in the configuration before the repository is.
 
 A repository that came from another machine can be removed here, and nothing else: ``refuse_readonly`` says so,
 for every command and every API (W-11), and nobody here sets or takes away where a repository came from. Removing
@@ -8,17 +9,20 @@ one never touches the repository itself.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backrest import wire
 from backrest.admin.context import Context
 from backrest.admin.differences import changed_fields
 from backrest.admin.registry import Emit
-from backrest.errors import BackrestError, ConflictError, NotFoundError, UserError
+from backrest.errors import BackrestError, ConflictError, NotFoundError, ResticError, StorageError, UserError
 from backrest.store.mask import masked_repo, unmask_repo
 from backrest.store.removal import withdrawn
 from backrest.store.validate import id_problem
 from backrest.wire import codec
+
+if TYPE_CHECKING:
+    from backrest.engine.failures import ResticFailure
 
 Config = wire.config.Config
 Repo = wire.config.Repo
@@ -81,7 +85,8 @@ def _check_new(config: Config, new: Repo, replaces: str = "") -> None:
         if replaces and other.id == replaces:
             continue
         if other.id == new.id:
-            raise ConflictError(f"there is already a repository {new.id!r}")
+            unmade = f", not made yet: `backrest index {new.id}` makes it" if other.auto_initialize else ""
+            raise ConflictError(f"there is already a repository {new.id!r}{unmade}")
         if new.guid and other.guid == new.guid:
             raise ConflictError(f"this is the very repository that is here already as {other.id!r}")
 
@@ -97,12 +102,12 @@ async def add(context: Context, emit: Emit, repo: dict[str, Any], initialize: bo
     if new.guid or new.origin_instance_id or new.shared:
         raise UserError("a new repository comes without guid, origin and sharing")
     _check_new(context.config.current, new)
-    await trio.to_thread.run_sync(context.ready_to_record)  # before a repository is made
-    made = False
+    await trio.to_thread.run_sync(context.ready_to_record)
+    absent: ResticFailure | None = None
     if initialize:
         await emit({"message": f"asking restic about {masked_repo(new).uri}"})
-        new.guid, made = await _guid(context, emit, new)
-    else:
+        absent = await _look(context, new)
+    if not new.guid:
         new.auto_initialize = True
 
     def append(config: Config) -> None:
@@ -111,26 +116,72 @@ async def add(context: Context, emit: Emit, repo: dict[str, Any], initialize: bo
 
     def store() -> None:
         context.transform(append)
-        context.record("repo-added", repo=new.id, guid=new.guid, made=made)
+        context.record("repo-added", repo=new.id, guid=new.guid)
 
     await trio.to_thread.run_sync(store)
-    return {"repo": codec.to_dict(masked_repo(new)), "made": made}
+    if absent is not None:
+        await emit({"message": "there is none yet: making it"})
+        new = await _make(context, new, absent)
+    return {"repo": codec.to_dict(masked_repo(new)), "made": absent is not None}
 
 
-async def _guid(context: Context, emit: Emit, repo: Repo) -> tuple[str, bool]:
-    """The repository's id, and whether it was made just now. ResticError when it is neither there nor
-    makeable.
-    """
+async def _look(context: Context, repo: Repo) -> ResticFailure | None:
+    """Fill in the repository's id; or how restic says that there is none. ResticError for all else."""
     from backrest.engine.failures import Reason, ResticFailure
 
     try:
-        return await context.engine.repo_guid(repo), False
+        repo.guid = await context.engine.repo_guid(repo)
     except ResticFailure as failure:
         # Older ones cannot tell "there is none" from "no way to it"; trying to make it never overwrites one.
         if failure.reason not in (Reason.NO_REPOSITORY, Reason.UNREACHABLE):
             raise
-    await emit({"message": "there is none yet: making it"})
-    return await context.engine.init_repo(repo), True
+        return failure
+    return None
+
+
+async def _make(context: Context, entered: Repo, absent: ResticFailure) -> Repo:
+    """Make the repository of an entry, which is then complete. ResticError, with the entry taken back: nothing was
+    made. Where that is not sure it stays, for its password's sake, and the error says so."""
+    import trio
+
+    try:
+        made = await context.engine.adopt(entered.id)
+    except StorageError as error:
+        raise StorageError(f"{error} {_stays(entered)}.") from None
+    except ResticError as failure:
+        if not await _is_as_before(context, entered, absent):
+            raise ResticError(f"{failure}. {_stays(entered)}", failure.exit_code) from None
+
+        def take_back(config: Config) -> bool:
+            mine = [repo for repo in config.repos if repo.id == entered.id and not repo.guid]
+            for repo in mine:
+                config.repos.remove(repo)
+            return bool(mine)
+
+        def store() -> None:
+            context.transform(take_back)
+            context.record("repo-removed", repo=entered.id)
+
+        await trio.to_thread.run_sync(store)
+        raise
+    context.record("repo-made", repo=made.id, guid=made.guid)
+    return made
+
+
+async def _is_as_before(context: Context, repo: Repo, absent: ResticFailure) -> bool:
+    """Whether restic still says the same of it: then nothing was made."""
+    try:
+        again = await _look(context, repo)
+    except ResticError:
+        return False
+    return again is not None and again.reason == absent.reason
+
+
+def _stays(entered: Repo) -> str:
+    return (
+        f"The repository {entered.id!r} may be made, so its entry stays, with its password: `backrest index "
+        f"{entered.id}` tries again"
+    )
 
 
 async def put(context: Context, given: Repo) -> Config:
@@ -150,7 +201,12 @@ async def put(context: Context, given: Repo) -> Config:
     new = unmask_repo(given, old)
     if old is None:
         _check_given(new)
-    await trio.to_thread.run_sync(context.ready_to_record)
+
+    def ready() -> None:  # before a repository is made
+        context.ready_to_record()
+        context.config.check_writable()
+
+    await trio.to_thread.run_sync(ready)
     new.ClearField("guid")
     new.auto_initialize = False
     engine = await trio.to_thread.run_sync(lambda: context.engine)
@@ -331,6 +387,8 @@ def show(context: Context, repo_id: str) -> dict[str, Any]:
         "clients": receivers(context, repo) if repo.shared and not repo.origin_instance_id else [],
         "withdrawn": repo in withdrawn(config, context.peer_records()),
         "waiting": waiting_json(context, repo),
+        # Of one that came from a hub the hub has it; where nothing was made yet nothing is lost.
+        "onlyPassword": bool(repo.password and repo.guid and not repo.origin_instance_id),
     }
 
 

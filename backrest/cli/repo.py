@@ -362,9 +362,21 @@ def _clients(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 @repo.command()
 @click.argument("id")
+@click.option("--yes", is_flag=True, help="Do not ask, whatever is lost.")
 @json_option
-def remove(id: str, as_json: bool) -> None:
-    """Forget a repository here. It and its snapshots stay as they are."""
+def remove(id: str, yes: bool, as_json: bool) -> None:
+    """Forget a repository here. It and its snapshots stay as they are.
+
+    Its password is forgotten, too, and without it nobody reads the snapshots: asks first, where this may be the only
+    copy.
+    """
+    result = shared().call("ShowRepo", repo_id=id)
+    if result["onlyPassword"]:
+        confirm(
+            f"The configuration ({shared().paths().config_file}) has the password of {id!r}. It is forgotten with the "
+            "entry, and without it the snapshots cannot be read: is there a copy elsewhere, or are they not needed?",
+            yes=yes,
+        )
     result = shared().call("RemoveRepo", repo_id=id)
     if as_json:
         return output.print_json(result)

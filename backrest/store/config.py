@@ -27,7 +27,7 @@ from backrest import wire
 from backrest.errors import ConflictError, StorageError, TooLargeError, UserError
 from backrest.store import backups, syscalls
 from backrest.store.configfile import for_backup, parse, serialise
-from backrest.store.files import atomic_write, private_dir, read_file, sweep_temps
+from backrest.store.files import atomic_write, check_room, private_dir, read_file, sweep_temps
 from backrest.store.migrations import CURRENT_VERSION, migrate
 from backrest.store.unknown import Unknown
 from backrest.store.validate import Findings, check, normalise
@@ -223,6 +223,13 @@ class ConfigStore:
         self._write(draft, self._read())
         self._set(draft)
         return draft
+
+    def check_writable(self) -> None:
+        """Whether a change could be written now, for who does something that only a change of the configuration makes
+        good: StorageError. Cannot promise: that it can in a moment."""
+        with self._lock:
+            private_dir(self._path.parent)
+            check_room(self._path, len(serialise(self._config, self._unknown)))
 
     def clean_backups(self, *, identity: bool = True) -> list[Path]:
         """Take the pairing secrets out of the backups that another program, or a version before, left with them; and

@@ -27,6 +27,7 @@ __all__ = [
     "DirLock",
     "Paths",
     "atomic_write",
+    "check_room",
     "discard",
     "private_dir",
     "read_file",
@@ -74,6 +75,17 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
         discard(temp)
         if saved:
             discard(old)
+
+
+def check_room(path: str | os.PathLike[str], size: int) -> None:
+    """StorageError when ``atomic_write`` of so many bytes would fail now."""
+    temp = temp_name(os.path.realpath(path))
+    try:
+        _write_new(temp, bytes(size))
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+    finally:
+        discard(temp)
 
 
 def _write_new(path: str, data: bytes) -> None:
