@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import trio
+from go_hub import GoHub, GoMachine
 from stranger import Stranger, authorize, visitor
 from sync_world import Instance, World, paired
-from test_sync_reference import GoHub, GoMachine, deleted
+from test_sync_reference import deleted
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import trio
+from go_hub import GoHub, GoMachine
 from hostile_model import Log, logged
 from stranger import Stranger, authorize, visitor
 from sync_world import GUID, Instance, World
-from test_sync_reference import GoHub, GoMachine
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import trio
+from go_hub import GoHub, GoMachine
 from stranger import Stranger, authorize, visitor
 from sync_world import GUID, Instance, World, pipes
-from test_sync_reference import GoHub, GoMachine
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire

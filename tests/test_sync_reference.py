@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
+from go_hub import GoHub, GoMachine
 from stranger import Stranger, authorize, visitor
-from sync_world import BOTH, Instance, Pipe, World
+from sync_world import World
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
-from backrest.crypto.channel import Channel, respond
-from backrest.crypto.identity import Identity, make_handshake
 from backrest.errors import Code, StorageError
-from backrest.permissions import parse_grant
-from backrest.protocol.framing import Decoder, encode, end_of_stream
 from backrest.store.oplog import OpLog
 from backrest.sync import link
 
 Item = wire.sync.SyncStreamItem
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
-
-
-class GoHub:
-    """The hub's end of one stream, by hand. Its handshake goes out as soon as the transport is up."""
-
-    def __init__(self, pipe: Pipe, identity: Identity) -> None:
-        self.pipe = pipe
-        self.identity = identity
-        self.channel: Channel | None = None
-        self._decoder = Decoder(1 << 26, ends=False)
-
-    async def hear(self) -> Any:
-        while (envelope := self._decoder.next()) is None:
-            data = await self.pipe.receive()
-            if not data:
-                raise trio.EndOfChannel
-            self._decoder.feed(data)
-        item = Item.FromString(envelope.payload)
-        if self.channel is not None:
-            item = Item.FromString(self.channel.open(item.encrypted.nonce, item.encrypted.ciphertext))
-        return item
-
-    async def say(self, **action: Any) -> None:
-        assert self.channel is not None
-        nonce, ciphertext = self.channel.seal(Item(**action).SerializeToString())
-        item = Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext))
-        await self.pipe.send(encode(0, item.SerializeToString()))
-
-    async def open(self) -> str:
-        """Both handshakes; returns the pairing secret that the client showed."""
-        key = (await self.hear()).establish_shared_secret.kem_public_key
-        encapsulation, self.channel = respond(key)
-        answer = Item.SyncEstablishSharedSecret(protocol_version=1, kem_encapsulation=encapsulation)
-        await self.pipe.send(encode(0, Item(establish_shared_secret=answer).SerializeToString()))
-        await self.say(handshake=make_handshake(self.identity, "hub", "", self.channel.transcript))
-        return str((await self.hear()).handshake.pairing_secret)
-
-    async def let_in(self) -> str:
-        secret = await self.open()
-        await self.say(receive_config=Item.SyncActionReceiveConfig())
-        await self.say(receive_resources=Item.SyncActionReceiveResources())
-        return secret
-
-    async def until(self, kind: str) -> Any:
-        while (item := await self.hear()).WhichOneof("action") != kind:
-            pass
-        return getattr(item, kind)
-
-    async def end(self, code: Code | None = None) -> None:
-        await self.pipe.send(end_of_stream(code, "as it happens"))
-
-
-Script = Callable[[GoHub], Awaitable[None]]
-
-
-class GoMachine:
-    """Takes the place of a hub in the world: each script serves one connection, the last one all that follow."""
-
-    def __init__(self, world: World, *scripts: Script) -> None:
-        self.identity = Identity.generate()
-        self.keyid = self.identity.keyid
-        self.hub = self
-        self._scripts = list(scripts)
-        world.up["hub"] = self  # type: ignore[assignment]
-
-    async def serve(self, pipe: Pipe) -> None:
-        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
-        with suppress(trio.EndOfChannel, OSError):  # the client left
-            await script(GoHub(pipe, self.identity))
-
-    def known_to(self, client: Instance, secret: str = "") -> None:
-        def add(config: wire.config.Config) -> bool:
-            config.multihost.known_hosts.add(
-                instance_id="hub",
-                keyid=self.identity.keyid,
-                instance_url="http://hub:9898",
-                initial_pairing_secret=secret,
-                permissions=[parse_grant(grant) for grant in BOTH],
-            )
-            return True
-
-        client.config.transform(add)
 
 
 async def test_refused_right_after_a_pairing_that_worked(autojump_clock: MockClock, world: World) -> None:
