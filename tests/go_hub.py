@@ -147,7 +147,7 @@ class GoProgram:
         self._sent: Counter[tuple[str, int]] = Counter()
         self._cache: set[tuple[str, int]] = set()  # may point at a row that is gone
         self._deleted: set[tuple[str, int]] = set()
-        self._sessions: dict[str, _Session] = {}
+        self.sessions: dict[str, _Session] = {}
         self.start()
 
     def start(self) -> None:
@@ -156,7 +156,7 @@ class GoProgram:
     def stop(self) -> None:
         """Killed: the streams break off. What was stored is on its disk, the caches are not."""
         self._world.up.pop(self.name, None)
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             session.stream.pipe.break_off()
         self._cache.clear()
         self._deleted.clear()
@@ -172,7 +172,7 @@ class GoProgram:
 
     async def change_configuration(self) -> None:
         """Whatever it is: every client hears of it, and a second later garbage is collected."""
-        for session in list(self._sessions.values()):
+        for session in list(self.sessions.values()):
             await self._show(session)
         await trio.sleep(COLLECTS_AFTER_S)  # simulated
         self.collect()
@@ -218,17 +218,17 @@ class GoProgram:
 
     async def _serve(self, stream: GoHub) -> None:
         hello = await stream.shake_hands()
-        keyid = hello.public_key.key_id
+        keyid = hello.public_key.keyid
         if keyid not in self.clients:
             if hello.pairing_secret in self.secrets:
                 self.secrets.remove(hello.pairing_secret)
                 self.clients.add(keyid)  # but this session is judged by the configuration of before
             raise Failed(Code.PERMISSION_DENIED)
         session = _Session(stream, keyid)
-        if older := self._sessions.get(keyid):
+        if older := self.sessions.get(keyid):
             older.displaced = True
             older.scope.cancel()
-        self._sessions[keyid] = session
+        self.sessions[keyid] = session
         failed: Failed | None = None
         try:
             with session.scope:
@@ -247,8 +247,8 @@ class GoProgram:
                         failed = end if isinstance(end, Failed) else None
                     nursery.cancel_scope.cancel()
         finally:
-            if self._sessions.get(keyid) is session:
-                del self._sessions[keyid]
+            if self.sessions.get(keyid) is session:
+                del self.sessions[keyid]
         if session.displaced:
             failed = Failed(Code.INTERNAL)
         if failed is not None:

@@ -15,7 +15,7 @@ from go_log import INSTANCE, NOW_MS, RECORDED, Operation, copy_to, imported, kep
 from oplog_world import everything, op, received
 from store_disk import Died, TestDisk, count_steps, full_disk, using
 from sync_world import Instance, World
-from test_sync_reference import GoHub, GoMachine
+from go_hub import GoHub, GoMachine
 from trio.testing import MockClock
 
 from backrest import wire

@@ -18,6 +18,7 @@ from backrest import wire
 from backrest.errors import StorageError
 from backrest.refusals import FIELDS_BYTES, Why, refusal, text
 from backrest.store.peers import MAX_MESSAGE, MAX_WARNINGS, PeerRecord, PeerStore, _decode
+from backrest.store.taken import MAX_WITHHELD, Reach, Taken, decode
 
 CONNECTED = wire.sync.CONNECTION_STATE_CONNECTED
 DISCONNECTED = wire.sync.CONNECTION_STATE_DISCONNECTED
@@ -56,6 +57,12 @@ def fill(store: PeerStore) -> PeerRecord:
         warnings=(WARNING,),
         refused=2,
         answers=False,
+        taken=Taken(
+            (Reach((("*", "!plan:a,b"),), 9, 1_700_000_000_009), Reach((), 1, 2)),
+            frozenset((3, 4, 5, 9)),
+            frozenset((7,)),
+            retry_ms=8,
+        ),
     )
 
 
@@ -330,3 +337,15 @@ def test_the_time_of_a_heartbeat_alone_presses_nobody_to_write(tmp_path: Path) -
         store.flush()
     store.remove("a")
     assert store.pressing
+
+
+@pytest.mark.parametrize(
+    ("last", "fits"), [(MAX_WITHHELD, True), (MAX_WITHHELD + 1, False), (1 << 62, False)]
+)
+def test_what_is_withheld_is_bounded_as_it_is_read(last: int, fits: bool) -> None:
+    value = {"reaches": [], "lost": ["1-5", f"6-{last - 1}"], "doubtful": [str(last)], "retryMillis": "0"}
+    if fits:
+        assert len(decode(value).lost) == last - 1
+    else:
+        with pytest.raises(ValueError, match="more than there can be"):
+            decode(value)

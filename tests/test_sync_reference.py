@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import trio
-from go_hub import GoHub, GoMachine
+from go_hub import GoHub, GoMachine, GoProgram
 from stranger import Stranger, authorize, visitor
-from sync_world import World
+from sync_world import ERROR_AUTH, World
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backrest import wire
@@ -43,6 +43,48 @@ async def test_refused_right_after_a_pairing_that_worked(autojump_clock: MockClo
         await wait_all_tasks_blocked()
     assert secrets == ["5" * 64] * 3
     assert client.config.current.multihost.known_hosts[0].initial_pairing_secret == ""
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_its_refusal_after_a_pairing_is_told_only_when_it_lasts(
+    autojump_clock: MockClock, world: World, right: bool
+) -> None:
+    hub, client = GoProgram(world), world.instance("laptop")
+    hub.known_to(client, "5" * 64)
+    if not right:
+        hub.secrets = {"6" * 64}
+    states: list[tuple[float, int]] = []
+    client.peers.subscribe(
+        lambda keyid: states.append((trio.current_time(), client.peer(hub).state))  # type: ignore[arg-type]
+    )
+    async with client.running():
+        await client.until_peer(hub, CONNECTED if right else ERROR_AUTH)  # type: ignore[arg-type]
+        assert trio.current_time() < 4
+    refused = [at for at, state in states if state == ERROR_AUTH]
+    assert refused == [] if right else refused[0] >= 3
+
+
+async def test_the_next_try_is_always_ahead(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the number of attempts in a minute is what keeps the next one back."""
+    monkeypatch.setattr("time.time", world.wall)
+
+    async def go_away(go: GoHub) -> None:
+        await go.let_in()
+        go.pipe.other.goaway = True
+        await go.end(Code.UNAVAILABLE)
+
+    client, machine = world.instance("laptop"), GoMachine(world, go_away)
+    machine.known_to(client)
+    async with client.running():
+        await trio.sleep(1)  # simulated
+        assert len(world.dials) == 10, "at once, as after a proxy's reload"
+        for _ in range(50):
+            record = client.peer(machine)  # type: ignore[arg-type]
+            assert record.state == wire.sync.CONNECTION_STATE_RETRY_WAIT
+            assert record.next_try_ms / 1000 >= world.wall() - 0.01
+            await trio.sleep(1)  # simulated
 
 
 async def test_a_clean_end_after_a_failure_means_reconnect(autojump_clock: MockClock, world: World) -> None:

@@ -24,13 +24,14 @@ class NetError(BackrestError, httpx.TransportError):
     """The way to the other machine is broken, or what answers there is not what was expected.
 
     The text is one sentence for a person. ``retry_at_once``: the cause is over by its nature (a proxy that
-    reloads), so a new connection may be tried without waiting. It is also an httpx error, so that
-    whoever uses the transport through httpx catches it as they catch the others.
+    reloads), so a new connection may be tried without waiting. ``absent``: no program listens at that address.
+    It is also an httpx error, so that whoever uses the transport through httpx catches it as they catch the others.
     """
 
-    def __init__(self, message: str, *, retry_at_once: bool = False) -> None:
+    def __init__(self, message: str, *, retry_at_once: bool = False, absent: bool = False) -> None:
         httpx.TransportError.__init__(self, message)
         self.retry_at_once = retry_at_once
+        self.absent = absent
 
 
 class GoAway(NetError):
@@ -145,7 +146,8 @@ async def _open_tcp(url: httpx.URL) -> trio.SocketStream:
     except UnicodeError as exc:
         raise NetError(f"{host!r} cannot be a host name: {exc}") from exc
     except OSError as exc:
-        raise NetError(_tcp_problem(url, exc)) from exc
+        absent = any(cause.errno == errno.ECONNREFUSED for cause in _causes(exc))
+        raise NetError(_tcp_problem(url, exc), absent=absent) from exc
 
 
 _TCP_PROBLEMS = {
@@ -160,13 +162,18 @@ _TCP_PROBLEMS = {
 
 def _tcp_problem(url: httpx.URL, exc: OSError) -> str:
     """Of several addresses tried, the first one's failure: it is the address that was preferred."""
-    causes = [exc]
-    if isinstance(exc.__cause__, ExceptionGroup):
-        causes = [e for e in exc.__cause__.exceptions if isinstance(e, OSError)] or causes
+    causes = _causes(exc)
     for cause in causes:
         if cause.errno in _TCP_PROBLEMS:
             return f"{place(url)} {_TCP_PROBLEMS[cause.errno]}"
     return f"{place(url)} cannot be reached: {causes[0].strerror or causes[0]}"
+
+
+def _causes(exc: OSError) -> list[OSError]:
+    """The failure at each address that was tried."""
+    if isinstance(exc.__cause__, ExceptionGroup):
+        return [e for e in exc.__cause__.exceptions if isinstance(e, OSError)] or [exc]
+    return [exc]
 
 
 def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:

@@ -225,7 +225,7 @@ class DuplexStream:
         if problem := _wrong_answer(
             self._connection.url, status, self._connection.headers, self._content_type
         ):
-            raise NetError(problem)
+            raise NetError(problem, absent=status in (502, 503))  # a proxy says it of what is behind it
         return status
 
     async def receive(self) -> bytes:

@@ -25,9 +25,10 @@ import orjson
 from backrest import refusals
 from backrest.errors import StorageError, TooLargeError
 from backrest.refusals import Refusal
-from backrest.store import syscalls
+from backrest.store import syscalls, taken
 from backrest.store.files import atomic_write, read_file, sweep_temps
 from backrest.store.mask import masked_remote_config
+from backrest.store.taken import Taken
 from backrest.store.text import one_line
 from backrest.wire import codec, sync
 
@@ -68,6 +69,7 @@ class PeerRecord:
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
     answers: bool | None = None  # does its program say what became of a push? None: it has not been here yet
     offered: tuple[str, ...] | None = None  # a hub: the guids of what it shares with us; None: unknown
+    taken: Taken | None = None  # a hub of another kind: what it took of our history, and cannot take again
 
     def to_proto(self) -> sync.PeerState:
         """For the admin API and the file: the reference's message, secrets masked."""
@@ -330,6 +332,8 @@ def _encode(record: PeerRecord) -> bytes:
         entry["answersPushes"] = record.answers
     if record.offered is not None:
         entry["offered"] = list(record.offered[:MAX_OFFERED])
+    if record.taken is not None:
+        entry["taken"] = taken.encode(record.taken)
     return orjson.dumps(entry)
 
 
@@ -380,6 +384,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         config_ms=config_ms,
         answers=answers,
         offered=None if offered is None else tuple(offered),
+        taken=taken.decode(entry["taken"]) if "taken" in entry else None,
     )
 
 

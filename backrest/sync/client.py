@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -22,7 +23,7 @@ import trio
 from backrest import wire
 from backrest.crypto.identity import Identity
 from backrest.errors import BackrestError, Code, Fault, PeerError
-from backrest.net.dial import rpc_url
+from backrest.net.dial import NetError, rpc_url
 from backrest.net.duplex import open_stream
 from backrest.protocol.session import Limits, Role, Session
 from backrest.store.audit import AuditLog
@@ -38,6 +39,7 @@ from backrest.sync.outbound import Outbound
 from backrest.sync.outcome import Outcome, State, outcome_of
 from backrest.sync.pushing import FEATURES, Recorder
 from backrest.sync.watch import ConfigWatch
+from backrest.sync.withheld import Withheld
 
 log = logging.getLogger("backrest.sync")
 
@@ -50,6 +52,7 @@ PAIRING_RETRIES = (
     3  # the reference hub refuses the first session after a pairing that worked (PROTOCOL.md section 4)
 )
 PAIRING_RETRY_S = 1.0
+PAIRING = "paired, or about to be: waiting for the hub to let this machine in"
 # What the hub that we paired with never does: another key, a forged signature, records that do not open.
 IMPOSTURE = (Fault.FRAMING, Fault.KEM, Fault.RECORD, Fault.HANDSHAKE, Fault.REFUSED)
 GOODBYE_S = 1.0  # a hub that takes nothing does not hold us up
@@ -109,6 +112,7 @@ class KnownHost:
         self._waiting_repos = waiting_repos
         self._pushes = pushes
         self._record = Recorder(audit)
+        self._withheld = Withheld(entry.keyid, peers, oplog)
         self._suspicion = ""  # the last that was recorded
         self._dial = dial
         self._limits = limits or Limits()
@@ -153,36 +157,43 @@ class KnownHost:
             if outcome.lived >= GOOD_SESSION_S:
                 failures = 0
             if outcome.at_once and outcome.lived:
-                wait = 0.0  # a proxy that was reloaded is not a failure of the hub, and does not lengthen the backoff
-                self._show(outcome, wait)
+                # a proxy that was reloaded is not a failure of the hub, and does not lengthen the backoff
+                self._show(outcome, self._rate_wait())
                 continue
             failures += 1
             if outcome.lived:
                 refusals = 0
+            pairing = outcome.refused and bool(self._secret()) and refusals < PAIRING_RETRIES
             if outcome.at_once and failures == 1:
                 wait = 0.0
-            elif outcome.refused and self._secret() and refusals < PAIRING_RETRIES:
+            elif pairing:
                 refusals += 1
                 wait = PAIRING_RETRY_S
+                if not outcome.ours:  # what the reference says after a pairing that worked is no refusal yet
+                    outcome = replace(outcome, state=wire.sync.CONNECTION_STATE_DISCONNECTED, message=PAIRING)
             else:
                 wait = self._backoff(failures)
-            self._show(outcome, wait)
+            self._show(outcome, max(wait, self._rate_wait()))
             self._nudge = trio.Event()
             with trio.move_on_after(wait):
                 await self._nudge.wait()
                 failures = 0
+                if rest := self._rate_wait():
+                    self._show(outcome, rest)
 
     def _backoff(self, failures: int) -> float:
         ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures, 16))
         return max(FIRST_WAIT_S, self._jitter(0.0, ceiling))
 
-    async def _within_rate(self) -> None:
+    def _rate_wait(self) -> float:
+        """Seconds until one more attempt is within the rate."""
         now = trio.current_time()
         while self._attempts and self._attempts[0] <= now - 60:
             self._attempts.popleft()
-        if len(self._attempts) >= ATTEMPTS_A_MINUTE:
-            await trio.sleep_until(self._attempts[0] + 60)
-            self._attempts.popleft()
+        return self._attempts[0] + 60 - now if len(self._attempts) >= ATTEMPTS_A_MINUTE else 0.0
+
+    async def _within_rate(self) -> None:
+        await trio.sleep(self._rate_wait())
         self._attempts.append(trio.current_time())
 
     def nudge(self) -> None:
@@ -229,7 +240,7 @@ class KnownHost:
 
         self._update(wire.sync.CONNECTION_STATE_PENDING, "")
         error: BackrestError = PeerError(Fault.ENDED, Code.UNAVAILABLE, "the hub ended the session")
-        goaway = False
+        goaway = clean = lost = absent = False
         try:
             async with self._dial(self._entry.instance_url) as stream:
                 self._link = link = Link(session, stream)
@@ -246,25 +257,35 @@ class KnownHost:
                     queue=self._pushes,
                     record=self._record,
                     waiting=self._waiting_repos,
+                    withheld=self._withheld,
                 )
                 try:
                     await link.run(outbound.handle)
                 finally:
+                    clean = link.ended_clean
                     await _say_goodbye(stream)
                     goaway = stream.goaway
         except BackrestError as refused:
             error = refused
+            absent = isinstance(refused, NetError) and refused.absent
+            lost = isinstance(refused, NetError) or (
+                isinstance(refused, PeerError)
+                and (refused.fault, refused.code) == (Fault.ENDED, Code.UNAVAILABLE)
+            )
         except OSError as broken:
+            absent, lost = isinstance(broken, ConnectionRefusedError), True
             error = PeerError(Fault.ENDED, Code.UNAVAILABLE, f"the connection broke off: {broken}")
         finally:
             self._link = None
+            self._withheld.ended(clean=clean, lost=lost, absent=absent)
         if isinstance(error, PeerError) and error.fault in IMPOSTURE:
             await self._suspect(str(error))
         lived = 0.0 if math.isnan(established) else max(trio.current_time() - established, 0.001)
         # A proxy that is reloaded may end the stream in good order first, and announce its end right behind.
         if isinstance(error, PeerError) and (error.fault, error.code) != (Fault.ENDED, Code.UNAVAILABLE):
             goaway = False  # the hub ended it for a reason of its own, which is still there
-        return outcome_of(error, lived, self._woke or goaway)
+        ours = session.peer is not None and bool(session.peer.features)
+        return replace(outcome_of(error, lived, self._woke or goaway), ours=ours)
 
     async def _suspect(self, reason: str) -> None:
         """Record that what answers at the hub's address is not the hub; once, not at each attempt."""

@@ -69,6 +69,7 @@ class Link:
         stores (PROTOCOL.md section 6), and a client goes by silence alone."""
         self.session = session
         self.over = False
+        self.ended_clean = False  # by the other side, in due form and without a code
         self._stream = stream
         self._stalled_after = stalled_after
         self._error: BackrestError | None = None
@@ -214,6 +215,7 @@ class Link:
             for event in found:
                 if isinstance(event, events.Ended):
                     if event.code is None:
+                        self.ended_clean = not self.over
                         self.end()
                     else:
                         self.end(PeerError(Fault.ENDED, event.code, event.message))
@@ -246,6 +248,11 @@ class Link:
         self.flush()
 
     # --- sending
+
+    @property
+    def drained(self) -> bool:
+        """Whether the stream has taken all that was to be said."""
+        return not (self._unsent or self.session.outbox_size)
 
     @property
     def _is_queued(self) -> bool:

@@ -34,6 +34,7 @@ from backrest.sync.link import Link, Signal
 from backrest.sync.offers import Offers
 from backrest.sync.pushing import Pushing, Record
 from backrest.sync.watch import ConfigWatch, Watch
+from backrest.sync.withheld import Withheld
 
 log = logging.getLogger("backrest.sync")
 
@@ -60,6 +61,7 @@ class Outbound:
         on_established: Callable[[], Awaitable[None]],
         queue: PushQueue | None,
         record: Record,
+        withheld: Withheld,
         waiting: WaitingRepos | None = None,
     ) -> None:
         """``write`` is how a push of the hub gets into the configuration: the store's transform, or one that knows
@@ -71,6 +73,7 @@ class Outbound:
         self._watch = watch
         self._oplog = oplog
         self._peers = peers
+        self._withheld = withheld
         self._on_established = on_established
         self._instance = watch.current.instance
         self._work = Signal()
@@ -93,6 +96,7 @@ class Outbound:
 
     async def handle(self, event: events.Event) -> None:
         if isinstance(event, events.PeerIdentified):
+            self._withheld.session(self._entry.permissions, ours=bool(event.features))
             config = self._watch.current
             self._send_config(config)
             self._link.spawn(partial(self._follow_config, config))
@@ -106,17 +110,18 @@ class Outbound:
             self._pushing.warn(())  # what was refused of the hub is told anew in each session
         elif isinstance(event, events.HeartbeatReceived):
             self._peers.update(self._entry.keyid, last_heartbeat_ms=int(time.time() * 1000))
+            if self._link.drained:
+                self._withheld.alive()
         elif isinstance(event, events.Received):
             await self._received(event.kind, event.message)
 
     async def _received(self, kind: str, message: object) -> None:
         if isinstance(message, Item.SyncActionRequestOperationData):
-            self._requested_ids += len(message.op_ids)
-            if self._requested_ids > REQUESTED_IDS:
+            if self._requested_ids + len(message.op_ids) > REQUESTED_IDS:
                 raise PeerError(
                     Fault.ITEM, Code.RESOURCE_EXHAUSTED, "the hub asks for more operations than there are"
                 )
-            self._ask(message.op_ids)
+            self._ask(self._withheld.to_answer(message.op_ids))
             self._work.set()
         elif isinstance(message, Item.SyncActionOperationManifest):
             self._again = True  # whatever it holds: the hub asks for a fresh one
@@ -200,9 +205,8 @@ class Outbound:
             self._again = False
             attachment = await trio.to_thread.run_sync(self._oplog.attach, changed, self._sendable)
             try:
-                manifest = Item.SyncActionOperationManifest(
-                    op_ids=attachment.manifest_ids, modnos=attachment.manifest_modnos
-                )
+                listed = self._withheld.manifest(attachment.manifest_ids, attachment.manifest_modnos)
+                manifest = Item.SyncActionOperationManifest(op_ids=listed[0], modnos=listed[1])
                 log.debug("manifest for %s: %d operations", self._entry.instance_id, len(manifest.op_ids))
                 await self._link.send("operation_manifest", manifest)
                 while not self._again:
@@ -212,9 +216,17 @@ class Outbound:
                         self._send_resources(self._watch.current)
                         continue  # what was asked for while there was no room woke nobody
                     if not (await self._send_changes() or await self._answer()):
-                        await self._work.wait()
+                        await self._rest()
             finally:
                 attachment.close()
+
+    async def _rest(self) -> None:
+        """Everything is said: wait for more, or until what is withheld is to be tried again."""
+        if self._link.drained:
+            self._withheld.quiet()
+        with trio.move_on_after(self._withheld.due_in()):
+            await self._work.wait()
+        self._again = self._again or self._withheld.retry_if_due()
 
     def _note(self, op_id: int, kind: str) -> None:
         """Fold one more change of an operation into what is still to be said about it."""
@@ -228,6 +240,8 @@ class Outbound:
     async def _send_changes(self) -> bool:
         with self._lock:
             changes, self._changes = self._changes, {}
+        if self._withheld.any:
+            changes = {op_id: kind for op_id, kind in changes.items() if not self._withheld.withholds(op_id)}
         if not changes:
             return False
         for kind, ids in _runs(changes):
@@ -255,6 +269,7 @@ class Outbound:
     def _ask(self, ids: Sequence[int]) -> None:
         """Keep what the hub asks for, in pieces that are answered one at a time."""
         start = 0
+        self._requested_ids += len(ids)
         if self._requested and len(self._requested[-1]) < BATCH_OPERATIONS:
             start = BATCH_OPERATIONS - len(self._requested[-1])
             self._requested[-1].extend(ids[:start])

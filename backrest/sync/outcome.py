@@ -16,13 +16,15 @@ State = wire.sync.ConnectionState
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt ended. ``lived`` is how long the session was established, in seconds, 0 when it never was."""
+    """How one attempt ended. ``lived`` is how long the session was established, in seconds, 0 when it never was;
+    ``ours`` says that the hub is of our kind, as far as it came to that."""
 
     state: State
     message: str
     lived: float = 0.0
     at_once: bool = False
     refused: bool = False
+    ours: bool = False
 
 
 def outcome_of(error: BackrestError, lived: float, woke: bool) -> Outcome:
