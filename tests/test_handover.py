@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from go_hub import GoHub, GoMachine
 from go_log import INSTANCE, NOW_MS, RECORDED, Operation, copy_to, imported, kept, put, recorded
 from oplog_world import everything, op, received
 from store_disk import Died, TestDisk, count_steps, full_disk, using
 from sync_world import Instance, World
-from go_hub import GoHub, GoMachine
 from trio.testing import MockClock
 
 from backrest import wire
