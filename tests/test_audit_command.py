@@ -47,7 +47,7 @@ def test_the_log_is_shown_oldest_first_and_the_newest_n(here: Run) -> None:  # n
 
 def test_an_altered_line_is_found_and_named(here: Run, world: World) -> None:  # noqa: F811
     here("token", "create", "--label", "mine")
-    assert "2 lines, none altered" in here("audit", "--verify").stdout
+    assert "2 lines since " in here("audit", "--verify").stdout
     with world.daemon():
         assert document(here("audit", "--verify", "--json"))["lines"] == 2
     world.paths.audit.write_text(world.paths.audit.read_text().replace("mine", "ours"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import unicodedata
 from typing import Any
 
@@ -154,3 +155,86 @@ def test_the_verdict_for_nagios(status: dict[str, Any], code: int) -> None:
     found, line = states.verdict(status, NOW_MS)
     assert found == code
     assert line.startswith(states.VERDICTS[code] + ":")
+
+
+# --- the bounds of the log
+
+
+class Flood:
+    """A log in simulated time; the places that log are numbers."""
+
+    def __init__(self) -> None:
+        self.out = io.StringIO()
+        self.handler = logs.Bounded(self.out)
+        self.handler.setFormatter(logs.TextFormatter())
+        self.now = 1_800_000_000.0
+
+    def log(self, place: int, text: str = "x") -> None:
+        record = logging.LogRecord("backrest.net", logging.INFO, "/net/server.py", place, text, None, None)
+        record.created = self.now
+        self.handler.handle(record)
+
+    def lines(self) -> list[str]:
+        return self.out.getvalue().splitlines()
+
+
+def test_place_that_logs_too_much_is_cut_for_a_minute_and_the_others_go_on() -> None:
+    flood = Flood()
+    for _ in range(logs.MINUTE_LINES + 5):
+        flood.log(1)
+    assert len(flood.lines()) == logs.MINUTE_LINES
+    flood.log(2, "honest")
+    assert flood.lines()[-1].endswith("honest")
+    flood.now += 59
+    flood.log(1)
+    flood.now += 1
+    flood.log(2, "later")
+    *_, told, later = flood.lines()
+    assert "6 more lines like those from server.py:1 were left out" in told
+    assert later.endswith("later")
+    flood.log(1, "again")
+    assert flood.lines()[-1].endswith("again")
+
+
+def test_what_was_left_out_at_the_end_is_told() -> None:
+    flood = Flood()
+    for _ in range(logs.MINUTE_LINES + 1):
+        flood.log(1)
+    flood.handler.close()
+    assert "1 more lines" in flood.lines()[-1]
+
+
+def test_long_lines_are_cut_and_their_bytes_are_bounded() -> None:
+    flood = Flood()
+    for _ in range(1000):
+        flood.log(1, "\x01" * (1 << 16))
+    assert logs.MINUTE_BYTES / 2 < len(flood.out.getvalue()) <= logs.MINUTE_BYTES + 1000
+    assert max(map(len, flood.lines())) < 5 * logs.LONGEST + 100
+
+
+def test_week_of_a_flood_is_bounded_by_the_days_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two places, 200,000 lines in all, at a hundredth of the bounds of a day."""
+    monkeypatch.setattr(logs, "DAY_LINES", 200)
+    monkeypatch.setattr(logs, "MINUTE_LINES", 10)
+    flood = Flood()
+    for _hour in range(7 * 24):
+        for _ in range(600):
+            flood.log(1)
+            flood.log(2)
+        flood.now += 3600
+    lines = flood.lines()
+    kept = sum(line.endswith(": x") for line in lines)
+    assert kept <= 2 * 200 * 7
+    assert len(lines) - kept <= 2 * 7 * 24, "a summary an hour, in which there was something"
+    left_out = sum(int(found[1]) for line in lines if (found := re.search(r": (\d+) more lines", line)))
+    flood.handler.close()
+    assert kept + left_out >= 2 * 600 * 7 * 24 - 2 * 600
+
+
+def test_clock_that_is_set_back_begins_anew() -> None:
+    flood = Flood()
+    for _ in range(logs.MINUTE_LINES + 1):
+        flood.log(1)
+    flood.now -= 1_000_000
+    flood.log(1, "back")
+    assert flood.lines()[-1].endswith("back")

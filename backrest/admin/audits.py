@@ -36,4 +36,5 @@ def verify(context: Context) -> dict[str, Any]:
 
     path = context.paths.audit
     lines = audit.verify(path) if context.daemon is None else context.audit.verify()
-    return {"file": str(path), "lines": lines}
+    first = next(audit.read(path), {})
+    return {"file": str(path), "lines": lines, "since": first.get("time", "")}

@@ -28,13 +28,18 @@ _FRAME = {"time", "event", "prev", "hash"}
 def audit(limit: int, verify: bool, as_json: bool) -> None:
     """Show the audit log: who paired, was refused, was let in, changed what.
 
-    Each line carries the hash of the one before. What --verify cannot see: lines cut off at the end.
+    Each line carries the hash of the one before. What --verify cannot see: lines cut off at the end. Older files
+    than the last ten are removed; it says since when there are lines. Of what strangers and peers cause, a day's sum is
+    recorded, and then how much was left out (not-recorded).
     """
     if verify:
         result = shared().call("VerifyAudit")
         if as_json:
             return output.print_json(result)
-        return output.say(f"{result['file']}: {formats.plural(result['lines'], 'line')}, none altered.")
+        since = f" since {_moment(result['since'])}" if result["since"] else ""
+        return output.say(
+            f"{result['file']}: {formats.plural(result['lines'], 'line')}{since}, none altered."
+        )
     entries: list[dict[str, Any]] = []
     shared().stream("ShowAudit", lambda event: entries.extend(event["entries"]), limit=limit)
     if as_json:

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 import re
@@ -38,7 +37,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -206,8 +205,8 @@ class _Files:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises StorageError."""
         self.path = os.fspath(path)
-        self.current: io.BufferedReader | None = None
-        self.old: dict[int, tuple[str, io.BufferedReader]] = {}
+        self.current: BinaryIO | None = None
+        self.old: dict[int, tuple[str, BinaryIO]] = {}
         try:
             # First: one that is renamed after this is among the old ones as well, and told from them by its number.
             with contextlib.suppress(FileNotFoundError):
@@ -247,7 +246,7 @@ class _Files:
                 file.close()
 
 
-def _verify_file(name: str, file: io.BufferedReader, last: str | None, length: int | None) -> tuple[str, int]:
+def _verify_file(name: str, file: BinaryIO, last: str | None, length: int | None) -> tuple[str, int]:
     """(hash of its last line, number of its lines). ``last``: what its first line follows; None: anything."""
     number = 0
     try:
@@ -285,7 +284,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             yield from _read_file(files.path, files.current)
 
 
-def _read_file(name: str, file: io.BufferedReader) -> Iterator[dict[str, Any]]:
+def _read_file(name: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
     torn = 0
     try:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
