@@ -344,6 +344,8 @@ def _end_of_old(path: str) -> str:
 
 def _begun_ms(file: AppendFile) -> int | None:
     """When the first line was written; None when there is none that says so."""
+    if not file.length:
+        return None
     line, _, _ = file.read(0, MAX_TEXT).partition(b',"event":')
     try:
         return round(
