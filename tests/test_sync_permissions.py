@@ -79,7 +79,7 @@ def change(**fields: Any) -> wire.sync.SyncStreamItem:
 
 
 PUSH = change(
-    repos=[repo(ident, flags=["--pushed"]) for ident in (*REACH["repos"], REACH["new_repo"])],
+    repos=[repo(ident, flags=["--no-cache"]) for ident in (*REACH["repos"], REACH["new_repo"])],
     plans=[plan(ident, "/pushed") for ident in PLANS],
 )
 DELETE = change(repos_to_delete=REACH["repos"], plans_to_delete=list(REACH["plans"]))
@@ -87,7 +87,7 @@ DELETE = change(repos_to_delete=REACH["repos"], plans_to_delete=list(REACH["plan
 
 def pushed(config: wire.config.Config) -> tuple[set[str], set[str]]:
     return (
-        {r.id for r in config.repos if "--pushed" in r.flags},
+        {r.id for r in config.repos if "--no-cache" in r.flags},
         {p.id for p in config.plans if list(p.paths) == ["/pushed"]},
     )
 
