@@ -317,7 +317,8 @@ async def test_what_is_forgotten_after_a_backup(
     assert any("forget" in line for line in made.story()) is forgets
     if forgets:
         flags = ["--keep-last", "1", "--tag", "plan:photos,created-by:laptop", "--group-by", ""]
-        assert ran == [["forget", "--json", "-o", "sftp.args=-oBatchMode=yes", *flags]]
+        patience = ["--retry-lock", "5m"]
+        assert ran == [["forget", "--json", *patience, "-o", "sftp.args=-oBatchMode=yes", *flags]]
 
 
 async def test_a_failed_index_does_not_fail_the_backup_nor_its_forget(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 import trio
 from engine_world import (
     PASSWORD,
+    calls,
+    fake_backup,
     fake_restic,
     make_repo,
     make_source,
@@ -19,10 +21,11 @@ from engine_world import (
     restic_command,
     template,
 )
+from trio.testing import MockClock
 
 from backrest.engine import restic as engine_restic
 from backrest.engine.failures import Reason, ResticFailure
-from backrest.engine.restic import Repository, find, locate
+from backrest.engine.restic import Repository, Restic, find, locate
 from backrest.engine.tasklog import PER_COMMAND, TaskLog
 from backrest.errors import ResticError
 from backrest.wire import config
@@ -170,6 +173,42 @@ async def test_a_locked_repository_says_who_locks_it(tmp_path: Path) -> None:
         ) as caught:
             await (await opened(make_repo("/r"), command=fake)).unlock()
         assert caught.value.reason is Reason.LOCKED
+
+
+@pytest.mark.parametrize(("free_after", "tries"), [(3, 4), (30, 31), (31, 31)])
+async def test_a_restic_that_cannot_wait_for_a_lock_is_run_again_for_five_minutes(
+    autojump_clock: MockClock, tmp_path: Path, free_after: int, tries: int
+) -> None:
+    log = TaskLog(tmp_path / "t.log")
+    used = Repository(Restic("restic", (0, 15, 2)), make_repo("/r"), os.environ, log=log)
+    ran = 0
+
+    async def work() -> int:
+        nonlocal ran
+        ran += 1
+        if ran <= free_after:
+            raise ResticFailure("repo nas is locked by another restic: PID 8", 1, Reason.LOCKED)
+        return ran
+
+    if tries > free_after:
+        assert await used._patiently(work) == tries
+    else:
+        with pytest.raises(ResticFailure, match="locked"):
+            await used._patiently(work)
+    await log.flush()
+    assert ran == tries
+    assert trio.current_time() <= 300
+    assert "waiting for it" in (tmp_path / "t.log").read_text()
+
+
+@pytest.mark.parametrize(("version", "waits"), [("0.15.2", False), ("0.16.0", True)])
+async def test_restic_itself_waits_for_a_lock_since_0_16(tmp_path: Path, version: str, waits: bool) -> None:
+    fake = fake_backup(tmp_path, version=version)
+    used = await opened(make_repo("/r", flags=["--retry-lock=1h"]), command=fake)
+    await used.snapshots()
+    [call] = calls(fake)
+    assert (call[2:4] == ["--retry-lock", "5m"]) == waits
+    assert call.index("--retry-lock=1h") == (4 if waits else 2), "what the repo says wins"
 
 
 def json_exit_error(said: str, code: int) -> str:

@@ -49,7 +49,7 @@ _BY_TEXT = (
             r"an empty password is not (?:a password|allowed)|resolving password failed|read password", re.I
         ),
     ),
-    (Reason.LOCKED, re.compile(r"(?:repository is )?already locked|unable to create lock", re.I)),
+    (Reason.LOCKED, re.compile(r"already locked", re.I)),
     (Reason.EXISTS, re.compile(r"config file already exists|already initialized", re.I)),
     (Reason.NO_REPOSITORY, re.compile(r"repository does not exist", re.I)),
     # Before 0.17 one text for "there is none" and "I cannot get there": what the backend said tells them

@@ -13,10 +13,10 @@ import logging
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 OLDEST = (0, 14)  # what Debian 12 has; its JSON is the oldest that parse.py knows
 NEWEST = (0, 19)  # the newest that was tried
+RETRY_LOCK = (0, 16)  # --retry-lock, for every command
 SKIP_IF_UNCHANGED = (0, 17)  # backup --skip-if-unchanged; also summaries in the list of snapshots
 
 # Between SIGINT and SIGKILL: restic finishes uploads in work and removes its lock (W-34).
@@ -39,6 +40,10 @@ GRACE_S = 10.0
 # A question about a repository that is not answered by then (restic itself would retry for 15 minutes).
 ANSWER_S = 60.0
 
+# Another machine may be at work on a shared repository: its forget holds the lock for seconds, its prune for minutes.
+LOCK_WAIT_S = 300.0
+LOCK_AGAIN_S = 10.0  # where restic itself cannot wait for the lock; restic's own longest pause is a minute
+
 # What is kept of a command's text for the error message: its last words.
 KEPT_LINES = 60
 KEPT_LINE = 2000
@@ -46,6 +51,7 @@ KEPT_LINE = 2000
 INCOMPLETE = 3  # exit code: some source data could not be read
 
 Version = tuple[int, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,10 @@ class Restic:
 
     path: str
     version: Version
+
+    @property
+    def can_wait(self) -> bool:
+        return self.version[:2] >= RETRY_LOCK
 
     @property
     def can_skip(self) -> bool:
@@ -184,7 +194,8 @@ class Repository:
     async def snapshots(self, *, tags: Sequence[str] = (), only: str = "") -> list[restic.ResticSnapshot]:
         """All snapshots, or those with all ``tags``, or the one that ``only`` begins; oldest first."""
         flags = ["--tag", ",".join(tags)] if tags else []
-        found = await self._document(["snapshots", "--json", *([only] if only else [])], flags)
+        command_line = ["snapshots", "--json", *([only] if only else [])]
+        found = await self._patiently(lambda: self._document(command_line, flags, waits=True))
         result: list[restic.ResticSnapshot] = self._parsed("snapshots", parse.snapshots, found)
         return result
 
@@ -192,7 +203,9 @@ class Repository:
         """Forget by a policy among the snapshots with all ``tags``, taken as one group."""
         said = Said()
         flags = [*keep, "--tag", ",".join(tags), "--group-by", ""]
-        found = await self._document(["forget", "--json"], flags, said=said)
+        found = await self._patiently(
+            lambda: self._document(["forget", "--json"], flags, said=said, waits=True)
+        )
         removed: list[restic.ResticSnapshot] = self._parsed("forget", parse.removed, found)
         # restic ends with 0 even if the storage refused the deletion: such snapshots are not gone.
         kept = {
@@ -216,6 +229,11 @@ class Repository:
         subcommand, flags = command.backup_arguments(
             plan, instance, parent=parent, dry_run=dry_run, can_skip=self.binary.can_skip
         )
+        return await self._patiently(lambda: self._backup(subcommand, flags, on_message))
+
+    async def _backup(
+        self, subcommand: Sequence[str], flags: Sequence[str], on_message: Callable[[dict[str, Any]], None]
+    ) -> BackupResult:
         summary: list[dict[str, Any]] = []
         fatal: list[str] = []
         said = Said()
@@ -238,7 +256,9 @@ class Repository:
 
         lines = process.Lines(on_line), process.Lines(on_line)
         environment = {**self._environment, "RESTIC_PROGRESS_FPS": "2"}
-        code = await self._run(subcommand, flags, stdout=lines[0], stderr=lines[1], environment=environment)
+        code = await self._run(
+            subcommand, flags, stdout=lines[0], stderr=lines[1], environment=environment, waits=True
+        )
         if code not in (0, INCOMPLETE):
             raise self._failure("backup", code, [*said.lines, *fatal])
         if not summary:
@@ -249,6 +269,19 @@ class Repository:
 
     # machinery
 
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it again while another restic holds the lock, where this restic cannot wait for it itself."""
+        end = trio.current_time() + LOCK_WAIT_S
+        while True:
+            try:
+                return await work()
+            except ResticFailure as failure:
+                late = trio.current_time() + LOCK_AGAIN_S > end
+                if failure.reason is not Reason.LOCKED or self.binary.can_wait or late:
+                    raise
+                self._log.note(f"{failure}; waiting for it, up to {LOCK_WAIT_S / 60:.0f} minutes in all")
+            await trio.sleep(LOCK_AGAIN_S)
+
     async def _document(
         self,
         subcommand: Sequence[str],
@@ -256,12 +289,13 @@ class Repository:
         *,
         parse_output: bool = True,
         said: Said | None = None,
+        waits: bool = False,
     ) -> Any:
         """Run a command whose standard output is one JSON document."""
         said = said or Said()
         output = process.Document()
         errors = process.Lines(lambda line: self._said(said, line))
-        code = await self._run(subcommand, flags, stdout=output, stderr=errors)
+        code = await self._run(subcommand, flags, stdout=output, stderr=errors, waits=waits)
         if code != 0:
             raise self._failure(subcommand[0], code, self._unpacked(said, output))
         if output.overflow:
@@ -278,8 +312,12 @@ class Repository:
         stdout: process.Sink,
         stderr: process.Sink,
         environment: Mapping[str, str] | None = None,
+        waits: bool = False,
     ) -> int:
-        argv = [*self._prefix, self.binary.path, *subcommand, *self._flags, *flags]
+        """``waits``: for a lock that another restic holds, as far as this restic can. What the repo's own flags say
+        of it stands behind, and wins."""
+        patience = ["--retry-lock", f"{LOCK_WAIT_S / 60:.0f}m"] if waits and self.binary.can_wait else []
+        argv = [*self._prefix, self.binary.path, *subcommand, *patience, *self._flags, *flags]
         self._log.command(f"command: {command.quoted(self._redactor.arguments(argv))}")
         await self._log.flush()
         try:
