@@ -6,7 +6,7 @@ manifest with one id more, the probe. A hub works on a client's items in their o
 alone, everything before is stored.
 
 Each says that it has an address of its own (X-Forwarded-For, which a hub believes on loopback): they stand for as many
-machines behind a proxy, and not for one machine that dials a thousand times, which a hub lets in eight at a time.
+machines behind a proxy, and not for one machine that dials a thousand times, which a hub works on eight at a time.
 
 Nothing of a session is left out: a key exchange, a signature and an HTTP/2 connection of its own for each. Only the
 dialling is plainer than a real client's, which asks for the name, tries several addresses and speaks TLS.

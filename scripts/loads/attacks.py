@@ -36,7 +36,7 @@ STREAMS = 100  # of one attacker, when it has many
 HOLD = 40  # connections of one attacker, when it has many
 AGAIN_S = 0.2  # before it begins again, at most
 EMPTY = 400_000  # sub-messages without content: 800 kB
-LARGE = 40 * 1024 * 1024  # one operation
+LARGE = 4 * 1024 * 1024  # one operation; 64 attackers in one process make and hold one each
 PUSHED = 200 * 1024  # one configuration that nobody asked for
 
 GONE = (
@@ -200,7 +200,7 @@ async def empty_messages(player: Player) -> None:
 
 
 async def large_operations(player: Player) -> None:
-    """Paired: one operation of 40 MiB after the other, each with a number of its own."""
+    """Paired: one operation of 4 MiB after the other, each with a number of its own."""
     text = "x" * LARGE
     async with player.session(State.OPEN, paired=True) as (session, stream):
         for number in range(1, 10**6):

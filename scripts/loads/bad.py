@@ -2,7 +2,7 @@
 (garbage). Nothing of what they do may stay behind at the hub, or be noticed by anybody else.
 
 A table names each kind; a client plays them by turns, and those of a role begin at different ones. They come from a few
-addresses, as attackers do: of one, eight streams at a time may be on their way in.
+addresses, as attackers do: of one, eight streams at a time are worked on.
 """
 
 from __future__ import annotations
