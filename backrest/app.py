@@ -93,7 +93,10 @@ def run(settings: Settings) -> None:
             gc.set_threshold(COLLECT_AFTER, *COLLECT_OLDER)
             try:
                 trio.run(partial(_Daemon(settings, paths, config, oplog, peers).main))
-            except* BackrestError as group:
+            # Not "except*": on Python 3.11.2 what is raised inside of that comes out wrapped in a group.
+            except BaseExceptionGroup as group:
+                if group.split(BackrestError)[1] is not None:
+                    raise  # a mistake of this program is among them
                 raise _first(group) from None
             finally:
                 peers.close()
@@ -117,7 +120,7 @@ def _living_tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
-def _first(group: BaseExceptionGroup[BackrestError]) -> BackrestError:
+def _first(group: BaseExceptionGroup) -> BackrestError:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [p for p in sorted((ROOT / "backrest").rglob("*.py")) if not p.name.endswith("_pb2.py")]
 TESTS = sorted((ROOT / "tests").glob("*.py"))
+SCRIPTS = sorted(path for folder in ("scripts", "conformance") for path in (ROOT / folder).rglob("*.py"))
 
 # What each room may use: DESIGN's arrows, followed to their end.
 MAY_USE = {
@@ -220,3 +221,12 @@ def test_no_test_sleeps() -> None:
         )  # a helper of tests with such a clock
     ]
     assert not found
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *SCRIPTS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_raised_inside_except_star(path: Path) -> None:
+    """Python 3.11.2, which is Debian 12's, wraps it in a group: the sentence for the user becomes a traceback."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.TryStar):
+            raised = [inner for handler in node.handlers for inner in ast.walk(handler) if isinstance(inner, ast.Raise)]
+            assert not raised, f"{path}:{raised[0].lineno}"
