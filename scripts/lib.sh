@@ -30,7 +30,7 @@ need() {
 # environment [dev]: make .venv with this program in it, with "dev" what the tests need, too. Does nothing when it
 # is all there: .venv/stamp holds what it was made from. PYTHON names the Python that it is made of.
 environment() {
-    local extras=${1:-} python=${PYTHON:-python3} version want made=
+    local extras=${1:-} python=${PYTHON:-python3} version want made= pip=(.venv/bin/python -m pip)
     need python3 command -v "$python"
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "Backrest needs Python 3.11 or later; $python is $("$python" -V). PYTHON=... names another." >&2
@@ -40,13 +40,21 @@ environment() {
     want="$(sha256sum <pyproject.toml | cut -c 1-64) $version $PWD"
     [ ! -f .venv/stamp ] || made=$(<.venv/stamp)
     [ "$made" != "$want $extras" ] && [ "$made" != "$want dev" ] || return 0
-    [ -n "${PYTHON:-}" ] || need python3-venv "$python" -c 'import ensurepip, venv'
+    [ -n "${PYTHON:-}" ] && [ "$python" != /usr/bin/python3 ] || need python3-venv "$python" -c 'import ensurepip, venv'
     echo "Making the virtual environment .venv ..." >&2
     # One of another Python stays that. One that was copied or moved here would run the code at the old place: its
     # programs name that in their first lines.
     if ! .venv/bin/python -c '' 2>/dev/null || [[ -n $made && $made != *" $version $PWD "* ]]; then
-        "$python" -m venv --clear .venv
+        if "$python" -c 'import ensurepip' 2>/dev/null; then
+            "$python" -m venv --clear .venv
+        else
+            "$python" -m venv --clear --without-pip .venv
+        fi
     fi
-    .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then # scripts/newest-python brings none: another one's does it
+        need python3-pip python3 -m pip --version
+        pip=(python3 -m pip --python .venv/bin/python)
+    fi
+    "${pip[@]}" install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"
     echo "$want $extras" >.venv/stamp
 }
