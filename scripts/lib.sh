@@ -44,17 +44,14 @@ environment() {
     echo "Making the virtual environment .venv ..." >&2
     # One of another Python stays that. One that was copied or moved here would run the code at the old place: its
     # programs name that in their first lines.
-    if ! .venv/bin/python -c '' 2>/dev/null || [[ -n $made && $made != *" $version $PWD "* ]]; then
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null || [[ -n $made && $made != *" $version $PWD "* ]]; then
         if "$python" -c 'import ensurepip' 2>/dev/null; then
             "$python" -m venv --clear .venv
         else
             "$python" -m venv --clear --without-pip .venv
         fi
     fi
-    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then # scripts/newest-python brings none: another one's does it
-        need python3-pip python3 -m pip --version
-        pip=(python3 -m pip --python .venv/bin/python)
-    fi
+    .venv/bin/python -c 'import pip' 2>/dev/null || pip=("$python" -m pip --python .venv/bin/python)
     "${pip[@]}" install -qq --disable-pip-version-check -e ".${extras:+[$extras]}"
     echo "$want $extras" >.venv/stamp
 }

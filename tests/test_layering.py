@@ -228,5 +228,10 @@ def test_nothing_is_raised_inside_except_star(path: Path) -> None:
     """Python 3.11.2, which is Debian 12's, wraps it in a group: the sentence for the user becomes a traceback."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.TryStar):
-            raised = [inner for handler in node.handlers for inner in ast.walk(handler) if isinstance(inner, ast.Raise)]
+            raised = [
+                inner
+                for handler in node.handlers
+                for inner in ast.walk(handler)
+                if isinstance(inner, ast.Raise)
+            ]
             assert not raised, f"{path}:{raised[0].lineno}"
