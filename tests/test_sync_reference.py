@@ -144,7 +144,7 @@ async def test_large_operations_come_in_messages_of_a_bounded_size(
     autojump_clock: MockClock, world: World
 ) -> None:
     client = world.instance("laptop")
-    client.oplog.add([client.operation(display_message="x" * (3 << 20)) for _ in range(5)])
+    client.oplog.add([client.operation(display_message="x" * 1_000_000) for _ in range(10)])
     got: list[tuple[int, list[int]]] = []
     done = trio.Event()
 
@@ -152,7 +152,7 @@ async def test_large_operations_come_in_messages_of_a_bounded_size(
         await go.let_in()
         manifest = await go.until("operation_manifest")
         await go.say(request_operation_data=Item.SyncActionRequestOperationData(op_ids=manifest.op_ids))
-        while sum(len(ids) for _, ids in got) < 5:
+        while sum(len(ids) for _, ids in got) < 10:
             event = (await go.until("receive_operations")).event
             got.append((event.ByteSize(), [op.id for op in event.updated_operations.operations]))
         done.set()
@@ -161,7 +161,7 @@ async def test_large_operations_come_in_messages_of_a_bounded_size(
     GoMachine(world, ask).known_to(client)
     async with client.running():
         await done.wait()
-    assert [ids for _, ids in got] == [[1, 2], [3, 4], [5]]
+    assert [ids for _, ids in got] == [[*range(1, 9)], [9, 10]]
     assert max(size for size, _ in got) <= 8 << 20
 
 
