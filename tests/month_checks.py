@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import trio
+from go_hub import GoProgram
 from month_world import Broken, Machine, all_of
 from sync_world import BOTH, CONNECTED, GUID
 
@@ -26,6 +27,7 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 NAMES = ("attic", "barn", "cellar", "desk", "espresso")
 MANAGED, SLEEPER, TRAVELLER, RENEWED, NARROWED = NAMES
 NO_SECRETS = "read-operations=*,!plan:secret"
+GO = "go"
 OF_A_SESSION = (Session, Link, Inbound, Outbound)
 DIALS_A_DAY = 30  # three times what nights and restarts need
 AUDITED_A_DAY = 20  # three times what there is to say
@@ -46,6 +48,8 @@ def open_files() -> int:
 
 class Standing:
     """The machines, and how things must stand with them."""
+
+    go: GoProgram | None = None
 
     def __init__(self, hub: Machine, clients: dict[str, Machine], days: int) -> None:
         self.hub, self.clients, self.days = hub, clients, days
@@ -82,6 +86,8 @@ class Standing:
             where = f"{name}, day {self.day + 1}"
             if name in home:
                 self._check_client(machine, where)
+                if self.go is not None:
+                    self._check_go(self.go, machine, where)
             elif self.hub.instance.peer(machine.instance).state == CONNECTED:
                 raise Broken(f"{where}: it is away, and the hub shows it as connected")
         for keyid, history in self._archived.items():
@@ -116,6 +122,23 @@ class Standing:
             raise Broken(f"{where}: it lacks the shared repository: {has}, {offered}")
         if not self._shared and (offered or (has and name == MANAGED)):
             raise Broken(f"{where}: it is still offered what is not shared: {has}, {offered}")
+
+    def _check_go(self, go: GoProgram, machine: Machine, where: str) -> None:
+        """It holds the newest state of all that it has not thrown away."""
+        client = machine.instance
+        record = client.peers.get(go.keyid)
+        if record is None or record.state != CONNECTED:
+            raise Broken(f"{where}: it is not connected with {GO}: {record}")
+        held = {number: op.modno for number, op in go.rows[client.keyid].items()}
+        for number, state in all_of(client.oplog).items():
+            if (
+                not state.origin
+                and number not in go.collected[client.keyid]
+                and held.get(number) != state.modno
+            ):
+                raise Broken(f"{where}: {GO} lacks operation {number}, or its newest state")
+        if more := held.keys() - all_of(client.oplog).keys():
+            raise Broken(f"{where}: {GO} holds operations that the client has not: {sorted(more)}")
 
     def _check_history(self, machine: Machine, where: str) -> None:
         """By id, modno and content."""
@@ -156,7 +179,9 @@ class Standing:
     async def the_end(self) -> None:
         """Nothing has grown that should not."""
         clients, hub = len(self.clients), self.hub.instance
-        due = Counter({Session: 2 * clients, Link: 2 * clients, Inbound: clients, Outbound: clients})
+        hubs = 1 if self.go is None else 2
+        due = Counter({Session: clients, Link: clients, Inbound: clients})
+        due.update({Session: hubs * clients, Link: hubs * clients, Outbound: hubs * clients})
         if more := living() - self._before - due:
             raise Broken(f"sessions that ended are not let go of: {dict(more)}")
         if set(hub.oplog.origins()) - {m.instance.keyid for m in self.clients.values()} - set(self._archived):
@@ -170,7 +195,10 @@ class Standing:
             raise Broken("a pairing token that expired days ago is still there")
         for name, machine in self.clients.items():
             minutes = Counter(int(at // MINUTE) for at in machine.network.dials)
-            if max(minutes.values()) > 11 or len(machine.network.dials) > DIALS_A_DAY * self.days:
+            if (
+                max(minutes.values()) > 11 * hubs
+                or len(machine.network.dials) > DIALS_A_DAY * hubs * self.days
+            ):
                 raise Broken(f"{name} dials without rest: {len(machine.network.dials)} times")
         for machine in self.machines:
             if self._audits[machine.name].count(b"\n") > 50 + AUDITED_A_DAY * self.days:

@@ -13,8 +13,10 @@ from functools import partial
 from itertools import count
 
 import trio
+from go_hub import GoProgram
 from month_checks import (
     DAY,
+    GO,
     HOUR,
     MANAGED,
     MINUTE,
@@ -53,8 +55,13 @@ class Month(Standing):
         seed: int,
         days: int,
         names: tuple[str, ...] = NAMES,
+        go: bool = False,
     ) -> None:
+        """``go``: every client has another hub besides, with the habits of the Go program."""
         hub = Machine(town, "hub", disks, nursery)
+        if go:
+            town.nursery = nursery
+            self.go = GoProgram(town, GO, kept=3)
         super().__init__(hub, {name: Machine(town, name, disks, nursery) for name in names}, days)
         self.seed, self.names = seed, names
         self.draw = random.Random(seed)
@@ -90,6 +97,11 @@ class Month(Standing):
                 at(13, 22, partial(self.clock_jump, draw.choice(everybody), jump))
             if day in (int(0.3 * self.days), int(0.6 * self.days)):
                 at(13, 22, partial(self.clock_jump, "hub", 20 * DAY if day < self.days / 2 else -30 * DAY))
+            if self.go is not None:
+                for _ in range(3):
+                    at(9, 22, self.collect)
+                if draw.random() < 0.2:
+                    at(13, 21, self.restart_go)
             at(23, 23, self.evening)
             if SLEEPER in self.names:
                 at(23.5, 23.5, partial(self.sleep, SLEEPER))
@@ -132,6 +144,10 @@ class Month(Standing):
         for name, machine in self.clients.items():
             self._furnish(machine)
             await self.pair(name)
+            if self.go is not None:
+                with here(machine):
+                    self.go.known_to(machine.instance, f"{len(self.go.clients) + 1:064}")
+                await trio.sleep(MINUTE)  # simulated
         began = trio.current_time()
         for at, _, event in self.script():
             await trio.sleep_until(began + at)
@@ -215,6 +231,11 @@ class Month(Standing):
         await machine.copy_the_log(steps, partial(self.backup, machine, seed))
         self.happened["copied"] += 1
 
+    async def collect(self) -> None:
+        assert self.go is not None
+        await self.go.change_configuration()
+        self.happened["collected"] += 1
+
     # --- what happens to the machines
 
     async def turn_off(self, name: str, how: str, seed: float) -> None:
@@ -229,6 +250,11 @@ class Month(Standing):
             await trio.sleep(draw.choice([0, draw.uniform(0, 20 * MINUTE)]))  # simulated
             await machine.switch_on()
         self.happened[how] += 1
+
+    async def restart_go(self) -> None:
+        assert self.go is not None
+        self.go.restart()
+        self.happened["Go restarted"] += 1
 
     async def clock_jump(self, name: str, seconds: float) -> None:
         self._machine(name).network.ahead += seconds
@@ -283,6 +309,8 @@ class Month(Standing):
         client, old = self.clients[name], self.clients[name].instance.keyid
         with here(client):
             identity.rotate(client.instance.context(), old)
+        if self.go is not None:
+            self.go.clients.add(client.instance.keyid)
         await trio.sleep(MINUTE)  # simulated
         with here(self.hub):
             removed = clients.remove(self.hub.instance.context(), name)

@@ -32,6 +32,7 @@ from backrest.store.oplog import Applied, OpLog
 from backrest.store.syscalls import Disk
 from backrest.sync import clients
 from backrest.sync.hub import Hub
+from backrest.sync.withheld import Withheld
 
 DAYS = int(os.environ.get("BACKREST_MONTH_DAYS", "30"))
 SEED = int(os.environ.get("BACKREST_MONTH_SEED", "1"))
@@ -61,11 +62,13 @@ def disks() -> Iterator[Disks]:
         yield made
 
 
-async def live(town: Town, disks: Disks, seed: int, days: int, names: tuple[str, ...] = NAMES) -> Month:
+async def live(
+    town: Town, disks: Disks, seed: int, days: int, names: tuple[str, ...] = NAMES, *, go: bool = False
+) -> Month:
     """Play so many days. Broken says what does not hold."""
     before = open_files()
     async with trio.open_nursery() as nursery:
-        month = Month(town, disks, nursery, seed, days, names)
+        month = Month(town, disks, nursery, seed, days, names, go)
         await month.play()
     if month.fault is None:
         for machine in month.machines:
@@ -92,6 +95,27 @@ async def test_a_month_of_a_hub_and_five_clients(
             "compacted", "copied", "restart", "kill", "power cut", "clock jump", "clock jump of the hub", "left",
             "rotated", "the hub rotated", "push applied", "push queued",
         }  # fmt: skip
+
+
+GO_DAYS = max(DAYS // 3, 1)  # its hub alone is what is new
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_some_days_with_a_hub_of_the_go_program_besides(
+    autojump_clock: MockClock, town: Town, disks: Disks, seed: int
+) -> None:
+    month = await live(town, disks, seed, GO_DAYS, ("attic", "barn"), go=True)
+    assert month.day == GO_DAYS
+    assert month.go is not None
+    assert None in month.go.ends, "its sessions ended over what it had thrown away"
+
+
+async def test_these_days_find_that_nothing_is_withheld(
+    autojump_clock: MockClock, town: Town, disks: Disks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Withheld, "_judge", lambda withheld, asked: None)
+    with pytest.raises(Broken, match=r"go lacks operation|not connected with go|dials without rest"):
+        await live(town, disks, SEED, 10, ("attic", "barn"), go=True)
 
 
 # --- broken on purpose
