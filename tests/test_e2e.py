@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -132,6 +133,35 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(
     finally:
         for daemon in daemons.values():
             daemon.kill()
+
+
+@pytest.mark.parametrize("daemon_runs", [False, True], ids=["files", "daemon"])
+def test_a_mistyped_address_does_not_break_a_pairing_that_works(
+    hub: Machine, laptop: Machine, daemon_runs: bool
+) -> None:
+    def url() -> str:
+        return str(laptop.json("host", "list")["hosts"][0]["instanceUrl"])
+
+    with hub.serving() as daemon:
+        port = daemon.url.rpartition(":")[2]
+        laptop.ok("host", "add", hub.json("token", "create")["token"], "--url", daemon.url)
+        with laptop.serving() if daemon_runs else contextlib.nullcontext():
+            if daemon_runs:
+                laptop.until_status(connected)
+            token = hub.json("token", "create")["token"]
+            said = laptop.refused(
+                "host", "add", token, "--url", "http://127.0.0.1:1", "--grant", "read-config"
+            )
+            assert f"Nothing was changed: the hub stays at {daemon.url}" in said
+            assert url() == daemon.url
+            assert laptop.json("host", "list")["hosts"][0]["grants"] != ["read-config"]
+            assert not laptop.json("host", "list")["hosts"][0]["pairing"]
+            if daemon_runs:
+                laptop.until_status(connected)
+            laptop.ok("host", "add", token, "--url", f"http://localhost:{port}")
+            assert url() == f"http://localhost:{port}"
+            laptop.ok("host", "add", token, "--url", "http://127.0.0.1:1", "--no-wait")
+            assert url() == "http://127.0.0.1:1"
 
 
 def test_sigterm_ends_within_its_five_seconds_and_cleanly(hub: Machine, laptop: Machine) -> None:

@@ -2,7 +2,7 @@
 
 ``add`` first makes the entry durable, then watches the pairing. A pairing that fails leaves the entry: the
 hub may be away just now, and this machine goes on trying. A token that cannot be one is refused before
-anything is written.
+anything is written. A pairing that works is not given up for an address that may be mistyped: that is tried first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from backrest import wire
-from backrest.admin.context import Context, require_identity
+from backrest.admin.context import Context, now_ms, require_identity
 from backrest.admin.instance import peer_json
 from backrest.admin.peers import Peer, find, formatted, grants, regrant
 from backrest.admin.registry import Emit
@@ -75,7 +75,9 @@ async def add(
     new_key: bool = False,
 ) -> dict[str, Any]:
     """Adds the hub (or gives a known one a new address and secret, with ``new_key`` also another key than it had),
-    then waits for the pairing's result. ``silent``: it did not come, and nobody knows why."""
+    then waits for the pairing's result. ``silent``: it did not come, and nobody knows why. A hub that this machine was
+    paired with keeps its address and key until it has let us in at the new one (``kept``: it did not), unless nobody
+    waits for that."""
     import trio
 
     if ca_file and context.daemon is not None:
@@ -85,6 +87,24 @@ async def add(
     if waits(context.paths):
         raise UserError(WAITS)
     parsed, address = read_token(token), check_url(url)
+    moved = await trio.to_thread.run_sync(_moved, context, parsed, address, permissions, new_key)
+    if moved is not None and wait:
+        before, after = moved
+        await emit({"trying": {"instanceId": after.instance_id, "instanceUrl": address}})
+        connected, message, refused = await _try(context, after, ca_file)
+        if not connected:
+            silent = not message
+            return {
+                "host": await trio.to_thread.run_sync(peer_json, context, before, "host"),
+                "known": True,
+                "kept": True,
+                "waited": True,
+                "connected": False,
+                "refused": refused,
+                "silent": silent,
+                "message": NO_ANSWER if silent else message,
+                "daemonRuns": context.daemon is not None,
+            }
     entry, known = await trio.to_thread.run_sync(_enter, context, parsed, address, permissions, new_key)
     refused = False
     await emit({"entered": {"instanceId": entry.instance_id, "instanceUrl": address, "known": known}})
@@ -102,6 +122,7 @@ async def add(
     return {
         "host": shown,
         "known": known,
+        "kept": False,
         "waited": wait,
         "connected": connected,
         "refused": refused,
@@ -111,22 +132,72 @@ async def add(
     }
 
 
+def _moved(
+    context: Context, token: PairingToken, url: str, permissions: list[str] | None, new_key: bool
+) -> tuple[Peer, Peer] | None:
+    """The entry of a hub that this machine was paired with, as it is and as it is to be, when it gets another address
+    or key. UserError, ConflictError for what cannot be entered at all."""
+    draft = wire.config.Config()
+    draft.CopyFrom(context.config.current)
+    entering = _Entering(context, token, url, permissions, new_key)
+    entering(draft)
+    if not entering.known:
+        return None
+    was = entering.old_key or token.keyid
+    before = find(context.config.current.multihost.known_hosts, was, "hub")
+    after = find(draft.multihost.known_hosts, token.keyid, "hub")
+    if before.initial_pairing_secret or (before.instance_url, before.keyid) == (url, token.keyid):
+        return None
+    return before, after
+
+
 def _enter(
     context: Context, token: PairingToken, url: str, permissions: list[str] | None, new_key: bool
 ) -> tuple[Peer, bool]:
     """The entry as it now stands in the configuration, and whether the hub was known before."""
-    granted = None if permissions is None else grants(permissions)
-    known, old_key = False, ""
+    entering = _Entering(context, token, url, permissions, new_key)
+    config = context.transform(entering)
+    entry = find(config.multihost.known_hosts, token.keyid, "hub")
+    if entering.old_key:
+        context.peers.remove(entering.old_key)
+    context.record(
+        "host-added",
+        instance=entry.instance_id,
+        keyid=entry.keyid,
+        url=url,
+        permissions=formatted(entry.permissions),
+        known=entering.known,
+        **({"old_keyid": entering.old_key} if entering.old_key else {}),
+    )
+    return entry, entering.known
 
-    def enter(config: wire.config.Config) -> None:
-        nonlocal known, old_key
-        known, old_key = False, ""
+
+class _Entering:
+    """The change of a configuration that enters a hub, and what was there before. May be called again."""
+
+    def __init__(
+        self, context: Context, token: PairingToken, url: str, permissions: list[str] | None, new_key: bool
+    ) -> None:
+        self._context = context
+        self._token = token
+        self._url = url
+        self._granted = None if permissions is None else grants(permissions)
+        self._new_key = new_key
+        self.known = False
+        self.old_key = ""
+
+    def __call__(self, config: wire.config.Config) -> None:
+        token, granted = self._token, self._granted
+        self.known, self.old_key = False, ""
         require_identity(config)
         if token.keyid == config.multihost.identity.keyid:
             raise UserError("this token was made by this very machine: paste it on the client")
         old = next((h for h in config.multihost.known_hosts if h.instance_id == token.instance_id), None)
-        if old is not None and old.keyid != token.keyid and new_key:
-            old_key, old.keyid = old.keyid, token.keyid  # its grants, its repositories and their plans stay
+        if old is not None and old.keyid != token.keyid and self._new_key:
+            self.old_key, old.keyid = (
+                old.keyid,
+                token.keyid,
+            )  # its grants, its repositories and their plans stay
         for other in (*config.multihost.known_hosts, *config.multihost.authorized_clients):
             if other.instance_id == token.instance_id and other.keyid != token.keyid:
                 if other is old:
@@ -146,33 +217,18 @@ def _enter(
                 f"{token.instance_id!r} is a client of this machine, so it cannot be its hub as well"
             )
         entry = next((host for host in config.multihost.known_hosts if host.keyid == token.keyid), None)
-        known = entry is not None
+        self.known = entry is not None
         if entry is None:
             entry = config.multihost.known_hosts.add(keyid=token.keyid)
             entry.permissions.extend(grants(DEFAULT_GRANTS) if granted is None else granted)
         elif granted is not None:
             del entry.permissions[:]
             entry.permissions.extend(granted)
-        if known and _lives(context, entry, url):
+        if self.known and _lives(self._context, entry, self._url):
             return  # a secret would stay in the file until the next session, and in nobody's use
         entry.instance_id = token.instance_id
-        entry.instance_url = url
+        entry.instance_url = self._url
         entry.initial_pairing_secret = token.secret
-
-    config = context.transform(enter)
-    entry = find(config.multihost.known_hosts, token.keyid, "hub")
-    if old_key:
-        context.peers.remove(old_key)
-    context.record(
-        "host-added",
-        instance=entry.instance_id,
-        keyid=entry.keyid,
-        url=url,
-        permissions=formatted(entry.permissions),
-        known=known,
-        **({"old_keyid": old_key} if old_key else {}),
-    )
-    return entry, known
 
 
 async def _watch(context: Context, emit: Emit, keyid: str) -> tuple[bool, str]:
@@ -221,6 +277,30 @@ def _secret_pending(context: Context, keyid: str) -> bool | None:
         if host.keyid == keyid:
             return bool(host.initial_pairing_secret)
     return None
+
+
+async def _try(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool, str, bool]:
+    """Whether a hub lets us in under an entry that is not in the configuration: (connected, why not, whether it
+    refused). What is shown of the hub meanwhile is how it stands with the entry that is."""
+    import trio
+
+    from backrest.store.peers import PeerStore
+    from backrest.sync.client import dialer, pair_once
+
+    await trio.to_thread.run_sync(lambda: context.oplog)
+    with trio.move_on_after(WAIT_S):
+        outcome = await pair_once(
+            entry,
+            config=context.config,
+            oplog=context.oplog,
+            peers=PeerStore(context.paths.peers, now_ms),  # in memory only
+            audit=context.audit,
+            dial=dialer(ca_file or context.ca_file),
+            trial=True,
+        )
+        connected = outcome.lived > 0
+        return connected, "" if connected else outcome.message, outcome.refused
+    return False, "", False
 
 
 async def _dial(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool, str, bool]:

@@ -63,7 +63,8 @@ def add(
     """Pair with a hub: paste the TOKEN that `backrest token create` printed there.
 
     TOKEN "-" reads it from standard input, so that it is in no list of processes. A hub that is known already
-    gets the new address and the new token.
+    gets the new address and the new token; one that this machine is paired with once it has answered there (with
+    --no-wait at once).
     """
     if token == "-":  # noqa: S105 - not a password, the word for standard input
         token = sys.stdin.readline(4096)
@@ -71,7 +72,10 @@ def add(
 
     def on_event(event: dict[str, Any]) -> None:
         nonlocal told
-        if "entered" in event and not no_wait:
+        if "trying" in event:
+            trying = event["trying"]
+            output.note(f"Looking for {trying['instanceId']!r} at {trying['instanceUrl']} ...")
+        elif "entered" in event and not no_wait:
             entered = event["entered"]
             output.note(f"Pairing with {entered['instanceId']!r} at {entered['instanceUrl']} ...")
         elif "message" in event:
@@ -120,6 +124,12 @@ def _advice(result: dict[str, Any], name: str, url: str) -> str:
         hint = (
             f"Check that the hub runs and that {url} reaches it over HTTP/2: with its port, 9898 unless it was told "
             "otherwise, or that of the proxy before it, which must pass /v1sync.BackrestSyncService/. "
+        )
+    if result["kept"]:
+        hint = hint or "When it answers there, run this again. "
+        return (
+            f"backrest: {name!r} did not let this machine in at {url}: {result['message']}.\n{hint}Nothing was "
+            f"changed: the hub stays at {result['host']['instanceUrl']}; --no-wait enters the new one without asking."
         )
     return (
         f"backrest: not paired with {name!r}: {result['message']}.\n"

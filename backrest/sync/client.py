@@ -100,8 +100,11 @@ class KnownHost:
         pushes: PushQueue | None = None,
         limits: Limits | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
+        trial: bool = False,
     ) -> None:
+        """``trial``: the entry is not in the configuration, and its pairing secret counts as it is."""
         self.keyid = entry.keyid
+        self._trial = trial
         self._entry = entry
         self._config = config
         self._watch = watch
@@ -302,7 +305,7 @@ class KnownHost:
         self._failure = ""
         self._update(wire.sync.CONNECTION_STATE_CONNECTED, "", last_heartbeat_ms=now_ms, warnings=())
         log.info("connected to %s at %s", self._entry.instance_id, self._entry.instance_url)
-        if self._secret():
+        if self._secret() and not self._trial:
             try:
                 await trio.to_thread.run_sync(self._config.transform, self._forget_secret)
             except (
@@ -319,6 +322,8 @@ class KnownHost:
 
     def _secret(self) -> str:
         """As it is now: a token may be added to a known host at any time."""
+        if self._trial:
+            return self._entry.initial_pairing_secret
         for entry in self._watch.current.multihost.known_hosts:
             if entry.keyid == self.keyid:
                 return entry.initial_pairing_secret
@@ -361,8 +366,10 @@ async def pair_once(
     peers: PeerStore,
     audit: AuditLog,
     dial: Dial | None = None,
+    trial: bool = False,
 ) -> Outcome:
-    """Dial a known host until it lets us in or clearly refuses, for a command without a daemon.
+    """Dial a known host until it lets us in or clearly refuses, for a command without a daemon; or, as a ``trial``, one
+    that is to be known.
 
     Returns the outcome of the last attempt: ``lived`` is over 0 when the hub let us in.
     """
@@ -376,6 +383,7 @@ async def pair_once(
             peers=peers,
             audit=audit,
             dial=dial or dialer(),
+            trial=trial,
         )
         for attempt in range(1 + PAIRING_RETRIES):
             if attempt:
