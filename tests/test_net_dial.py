@@ -212,7 +212,9 @@ async def test_a_certificate_for_another_name_is_refused(ca: CA, ca_file: Path) 
 
 async def test_an_expired_certificate_is_refused(ca: CA, ca_file: Path) -> None:
     async with listening(h2peer.echo, ca.issue("127.0.0.1", expired=True).server_context()) as port:
-        assert "certificate has expired" in await refused(f"https://127.0.0.1:{port}/", ca_file)
+        text = await refused(f"https://127.0.0.1:{port}/", ca_file)
+        assert "certificate has expired" in text
+        assert "clock of this machine" in text
 
 
 @pytest.mark.parametrize("alpn", [(), ("http/1.1",)])
@@ -221,6 +223,62 @@ async def test_a_tls_server_without_http2_is_refused(ca: CA, ca_file: Path, alpn
         text = await refused(f"https://127.0.0.1:{port}/", ca_file)
         assert "does not speak HTTP/2" in text
         assert "ALPN" in text
+
+
+@pytest.mark.parametrize(
+    ("alert", "text"),
+    [
+        (120, "does not speak HTTP/2"),
+        (112, "no certificate for this name"),
+        (80, "no certificate for this name"),
+    ],
+)
+async def test_what_a_server_refuses_by_an_alert_is_named(ca_file: Path, alert: int, text: str) -> None:
+    async def refuse(stream: trio.abc.Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(bytes((0x15, 3, 3, 0, 2, 2, alert)))
+        await stream.receive_some()
+
+    async with listening(refuse) as port:
+        assert text in await refused(f"https://127.0.0.1:{port}/", ca_file)
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+async def test_http_to_a_server_of_tls_that_closes_without_a_word_says_so(ca: CA, breaks: bool) -> None:
+    """As Caddy's and OpenSSL's do when a connection begins with anything else than a handshake."""
+    context = ca.issue("127.0.0.1").server_context()
+
+    async def serve(tcp: trio.SocketStream) -> None:
+        if await tcp.socket.recv(1, socket.MSG_PEEK) == b"\x16":
+            await trio.SSLStream(tcp, context, server_side=True).do_handshake()
+        elif breaks:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(tcp)
+
+    async with listening(serve) as port:
+        assert f"127.0.0.1:{port} speaks TLS: write https://" in await refused(f"http://127.0.0.1:{port}/")
+
+
+async def test_http_to_a_server_that_closes_without_a_word_and_has_no_tls(ca: CA) -> None:
+    async def close(stream: trio.abc.Stream) -> None:
+        await stream.receive_some()
+
+    async with listening(close) as port:
+        text = await refused(f"http://127.0.0.1:{port}/")
+        assert "closed the connection without an answer" in text or "broke off without an answer" in text
+        assert "TLS" not in text
+
+
+async def test_a_server_that_is_silent_when_tls_is_due_is_not_called_down(ca_file: Path) -> None:
+    async def silent(_: trio.abc.Stream) -> None:
+        await trio.sleep_forever()
+
+    async with listening(silent) as port:
+        with pytest.raises(NetError, match="accepted the connection and then said nothing to TLS"):
+            async with open_stream(
+                f"https://127.0.0.1:{port}/", headers=HEADERS, ca_file=ca_file, connect_timeout=0.5
+            ):
+                pass
 
 
 async def test_https_to_a_server_without_tls_says_so(ca_file: Path) -> None:

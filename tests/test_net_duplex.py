@@ -88,7 +88,8 @@ async def test_a_closed_stream_says_so() -> None:
     [
         (b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n", "it answered 'HTTP/1.1 400 Bad Request'"),
         (b"\x15\x03\x01\x00\x02\x02\x16", "speaks TLS: write https://"),
-        (b"220 mail.test ESMTP\r\n", "does not speak HTTP/2"),
+        (b"220 mail.test ESMTP\r\n", "it answered '220 mail.test ESMTP'"),
+        (b"\xff\x00\x07", "it answered with something else"),
     ],
 )
 async def test_a_server_that_is_not_http2_is_named(first: bytes, text: str) -> None:

@@ -19,6 +19,8 @@ import trio
 
 from backrest.errors import BackrestError
 
+ASKING_S = 3.0  # for the one question whether a port speaks TLS: an answer takes a round trip or two
+
 
 class NetError(BackrestError, httpx.TransportError):
     """The way to the other machine is broken, or what answers there is not what was expected.
@@ -91,13 +93,14 @@ def port_of(url: httpx.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
 
 
-async def dial(url: httpx.URL, *, ca_file: str | os.PathLike[str] | None = None) -> trio.abc.Stream:
-    """Connect to the URL's host: TCP for http://, TLS with ALPN ``h2`` for https://. Sets no time limit.
+async def secure(
+    url: httpx.URL, tcp: trio.SocketStream, *, ca_file: str | os.PathLike[str] | None = None
+) -> trio.abc.Stream:
+    """What the URL's scheme asks for, over a connection of ``reach``: for https:// TLS with ALPN ``h2``. Sets no time
+    limit, and closes ``tcp`` when it fails.
 
     ``ca_file`` (PEM) replaces the system's certificate authorities, as SSL_CERT_FILE does.
-    HTTP_PROXY and HTTPS_PROXY are not looked at: see DuplexTransport.
     """
-    tcp = await _open_tcp(url)
     if url.scheme == "http":
         return tcp
     try:
@@ -127,11 +130,48 @@ def not_http2(url: httpx.URL, first: bytes) -> NetError:
         answered = first.split(b"\r", 1)[0][:60].decode("ascii", "replace")
         return NetError(_not_http2(url, f"answered {answered!r}"))
     if first[:2] in (b"\x15\x03", b"\x16\x03"):  # a TLS alert or handshake record
-        return NetError(f"{place(url)} speaks TLS: write https:// instead of http://")
-    return NetError(_not_http2(url, "answered with something else"))
+        return uses_tls(url)
+    line = first.split(b"\n", 1)[0].strip()[:60].decode("ascii", "replace")
+    said = f"answered {line!r}" if line and line.isprintable() else "answered with something else"
+    return NetError(_not_http2(url, said))
 
 
-async def _open_tcp(url: httpx.URL) -> trio.SocketStream:
+def uses_tls(url: httpx.URL) -> NetError:
+    return NetError(f"{place(url)} speaks TLS: write https:// instead of http://")
+
+
+async def speaks_tls(url: httpx.URL) -> bool:
+    """Whether the port of an http:// URL speaks TLS: most TLS servers close a connection that begins with anything
+    else, without a word. Only a handshake goes out, on a connection of its own."""
+    context = ssl.SSLContext(
+        ssl.PROTOCOL_TLS_CLIENT
+    )  # it trusts nobody: a certificate that it refuses is an answer
+    with trio.move_on_after(ASKING_S):
+        try:
+            tcp = await reach(url)
+        except NetError:
+            return False
+        tls = trio.SSLStream(
+            tcp, context, server_hostname=url.raw_host.decode("ascii"), https_compatible=True
+        )
+        try:
+            await tls.do_handshake()
+            return True
+        except trio.BrokenResourceError as exc:
+            cause = exc.__cause__
+            return (
+                isinstance(cause, ssl.SSLError)
+                and not isinstance(cause, ssl.SSLEOFError)
+                and _reason(cause) not in _NOT_TLS
+            )
+        finally:
+            await trio.aclose_forcefully(tcp)
+    return False
+
+
+async def reach(url: httpx.URL) -> trio.SocketStream:
+    """Connect to the URL's host and port. Sets no time limit. HTTP_PROXY and HTTPS_PROXY are not looked at: see
+    DuplexTransport."""
     host = url.raw_host.decode("ascii").replace("%25", "%")  # the zone of a link-local IPv6 address
     try:
         return await trio.open_tcp_stream(host, port_of(url))
@@ -204,16 +244,19 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
             text += " (for a CA of your own, name its file in SSL_CERT_FILE)"
         if cause.verify_code in _OTHER_NAME:
             text += " (the URL must hold a name that the certificate was made for)"
+        if cause.verify_code in _OTHER_TIME:
+            text += " (it must be renewed there, or the clock of this machine is wrong)"
         return NetError(text)
     if isinstance(cause, ssl.SSLEOFError) or cause is None:
         return NetError(f"{where} closed the connection during the TLS handshake")
     if isinstance(cause, ssl.SSLError):
-        reason = cause.reason or ""
+        reason = _reason(cause)
         if "NO_APPLICATION_PROTOCOL" in reason:
             return NetError(_not_http2(url, "refused it in the TLS handshake (ALPN)"))
         if reason in _NOT_TLS:
             return NetError(
-                f"{where} does not speak TLS: write http:// instead of https://, or put a proxy before it"
+                f"{where} does not speak TLS: write http:// instead of https:// if it is the hub's port "
+                "(or put a proxy before it)"
             )
         if reason in _NO_CERTIFICATE:
             return NetError(
@@ -223,12 +266,22 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
     return NetError(f"{where} broke the connection off during the TLS handshake")
 
 
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's name of what went wrong. Python 3.11 has no names for what OpenSSL 3 says of some alerts (ALPN's is
+    one), but its words."""
+    words = str(error).partition("] ")[2].rpartition(" (_ssl")[0]
+    return error.reason or words.upper().replace(" ", "_")
+
+
 # OpenSSL's codes for a chain that ends at nobody we know: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT (2),
 # DEPTH_ZERO_SELF_SIGNED_CERT (18), SELF_SIGNED_CERT_IN_CHAIN (19), UNABLE_TO_GET_ISSUER_CERT_LOCALLY (20).
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20)
 
 # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _OTHER_NAME = (62, 64)
+
+# X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_OTHER_TIME = (9, 10)
 
 # The alerts of servers that have no certificate to show: Caddy's (Go's), and that of RFC 6066.
 _NO_CERTIFICATE = ("TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_UNRECOGNIZED_NAME")

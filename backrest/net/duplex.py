@@ -18,7 +18,7 @@ from types import TracebackType
 import httpx
 import trio
 
-from backrest.net.dial import GoAway, NetError, dial, parse_url, place, rpc_url
+from backrest.net.dial import GoAway, NetError, parse_url, place, reach, rpc_url, secure, speaks_tls
 from backrest.net.h2client import Connection
 
 __all__ = ["DuplexStream", "DuplexTransport", "GoAway", "NetError", "open_stream", "parse_url", "rpc_url"]
@@ -108,12 +108,18 @@ class DuplexTransport(httpx.AsyncBaseTransport):
             raise NetError(f"the scheme of {url} must be https or http")
         limit = request.extensions.get("timeout", {}).get("connect") or self._connect_timeout
         stream: trio.abc.Stream | None = None
+        failure = f"no connection to {place(url)} within {limit:g} s: is it up, and does a firewall drop the packets?"
         with trio.move_on_after(limit):
-            stream = await (self._connect(url) if self._connect else dial(url, ca_file=self._ca_file))
+            if self._connect:
+                stream = await self._connect(url)
+            else:
+                tcp = await reach(url)
+                failure = f"{place(url)} accepted the connection and then said nothing to TLS for {limit:g} s"
+                stream = await secure(url, tcp, ca_file=self._ca_file)
         if stream is None:
-            why = "is it up, and does a firewall drop the packets?"
-            raise NetError(f"no connection to {place(url)} within {limit:g} s: {why}")
-        connection = Connection(request, stream, limit)
+            raise NetError(failure)
+        ask = speaks_tls if url.scheme == "http" and not self._connect else None
+        connection = Connection(request, stream, limit, ask)
         self._open.add(connection)
         self._nursery.start_soon(_run, connection, body if connection.has_body else None)
         return connection

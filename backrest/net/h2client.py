@@ -10,6 +10,7 @@ Between two awaits each step is complete, so a call that is cancelled neither lo
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import h2.connection
 import h2.errors
@@ -18,7 +19,7 @@ import h2.exceptions
 import httpx
 import trio
 
-from backrest.net.dial import GoAway, NetError, not_http2, place
+from backrest.net.dial import ASKING_S, GoAway, NetError, not_http2, place, uses_tls
 from backrest.net.h2cut import BadFrameError, FrameCutter, new_h2
 
 OUTBOX = 64 << 10  # bytes waiting to be sent before send() waits: four frames keep the writer busy
@@ -48,10 +49,17 @@ class _Bell:
 class Connection:
     """``run`` does the work in the background; the other coroutines belong to the stream's owner.
 
-    ``patience``: seconds until the server must have said its first byte.
+    ``patience``: seconds until the server must have said its first byte. ``speaks_tls``: asked when the server closed
+    before it said one, whether it speaks TLS.
     """
 
-    def __init__(self, request: httpx.Request, stream: trio.abc.Stream, patience: float) -> None:
+    def __init__(
+        self,
+        request: httpx.Request,
+        stream: trio.abc.Stream,
+        patience: float,
+        speaks_tls: Callable[[httpx.URL], Awaitable[bool]] | None = None,
+    ) -> None:
         self.url = request.url
         # httpx's way to say so; without one END_STREAM goes out with the headers.
         self.has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
@@ -62,6 +70,7 @@ class Connection:
         self.ended = False  # END_STREAM has come
         self._stream = stream
         self._patience = patience
+        self._speaks_tls = speaks_tls
         self._scope = trio.CancelScope()
         self._writing = True
         self._h2 = new_h2()
@@ -203,7 +212,7 @@ class Connection:
             while self.failure is None:
                 data = await self._stream.receive_some(READ_AT_ONCE)
                 if not data:
-                    self._fail(NetError(f"{place(self.url)} closed the connection {self._when()}"))
+                    await self._closed(NetError(f"{place(self.url)} closed the connection {self._when()}"))
                     return
                 self._heard = trio.current_time()
                 if not self._greeted:
@@ -217,9 +226,16 @@ class Connection:
         except BadFrameError as exc:
             self._fail(self._against_the_rules(exc))
         except trio.BrokenResourceError as exc:
-            self._fail(self._broken(exc))
+            await self._closed(self._broken(exc))
         except trio.ClosedResourceError:
             pass  # by close()
+
+    async def _closed(self, failure: NetError) -> None:
+        """The server has closed. One that said nothing may have expected TLS."""
+        ask = self._speaks_tls if not self._greeted and self.failure is None else None
+        if ask is not None and await ask(self.url):
+            failure = uses_tls(self.url)
+        self._fail(failure)
 
     async def _write(self) -> None:
         """Sends what h2 has to say; after a failure its last words (RST_STREAM, GOAWAY), and then no more."""
@@ -238,7 +254,7 @@ class Connection:
         except trio.BrokenResourceError as exc:
             # What the server said before it closed may still be on its way in: the reader may tell it first.
             self._unwanted = True
-            with trio.move_on_after(CLOSING):
+            with trio.move_on_after(CLOSING if self._greeted else CLOSING + ASKING_S):
                 while self.failure is None:
                     await self._news.wait()
             self._fail(self._broken(exc))
@@ -287,8 +303,7 @@ class Connection:
 
     def _when(self) -> str:
         if not self._greeted:
-            tls = "; or TLS, then write https://" if self.url.scheme == "http" else ""
-            return f"without an answer; is HTTP/2 served there?{tls}"
+            return "without an answer; is HTTP/2 served there?"
         return "in mid-stream" if self.status is not None else "before it answered the request"
 
     def _say_goodbye(self) -> None:

@@ -29,7 +29,7 @@ import trio
 from backrest import wire
 from backrest.crypto.identity import Identity
 from backrest.errors import BackrestError, Code, Fault, PeerError
-from backrest.net.dial import dial, rpc_url
+from backrest.net.dial import reach, rpc_url
 from backrest.net.duplex import open_stream
 from backrest.net.tcp import TcpStream
 from backrest.protocol import events
@@ -68,7 +68,7 @@ class Target:
 async def _connect(url: httpx.URL) -> trio.abc.Stream:
     """To a hub on this machine, by its address."""
     if url.scheme != "http" or url.host != "127.0.0.1" or url.port is None:
-        return await dial(url)
+        return await reach(url)
     sock = socket.socket()
     try:
         sock.setblocking(False)

@@ -23,7 +23,7 @@ from benchmarks.light import Item
 from backrest import wire
 from backrest.crypto.identity import Identity
 from backrest.errors import BackrestError
-from backrest.net.dial import dial, rpc_url
+from backrest.net.dial import reach, rpc_url
 from backrest.net.duplex import DuplexStream, open_stream
 from backrest.protocol.framing import encode
 from backrest.protocol.session import Role, Session, State
@@ -71,7 +71,7 @@ class Visit:
         """A sync stream, opened in good order."""
 
         async def connect(url: httpx.URL) -> trio.abc.Stream:
-            stream = await dial(url)
+            stream = await reach(url)
             assert isinstance(stream, trio.SocketStream)
             self._socket = stream
             return stream
