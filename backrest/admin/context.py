@@ -129,8 +129,9 @@ class Context:
     @property
     def config(self) -> ConfigStore:
         if self._config is None:
-            from backrest.store.config import ConfigStore
+            from backrest.store.config import ConfigStore, check_first_run
 
+            check_first_run(self.paths)
             self._config = ConfigStore.open(self.paths.config_file)
         return self._config
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from backrest.engine.redact import Redactor
+from backrest.store.syscalls import leave_to_owner
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class TaskLog:
             # 0600 from its first moment; O_APPEND, so that two writers would not overwrite each other.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
+                leave_to_owner(descriptor, self._path)
                 os.write(descriptor, data)
             finally:
                 os.close(descriptor)

@@ -29,6 +29,7 @@ from backrest.store import backups, syscalls
 from backrest.store.configfile import for_backup, parse, serialise
 from backrest.store.files import atomic_write, check_room, private_dir, read_file, sweep_temps
 from backrest.store.migrations import CURRENT_VERSION, migrate
+from backrest.store.paths import Paths
 from backrest.store.unknown import Unknown
 from backrest.store.validate import Findings, check, normalise
 
@@ -82,6 +83,26 @@ def load(data: bytes, source: str, environ: Mapping[str, str] | None = None) -> 
 def _refuse(source: str, findings: Findings) -> None:
     if findings.problems:
         raise UserError(f"{source}: {'; '.join(findings.problems)}", findings.problems)
+
+
+def check_first_run(paths: Paths) -> None:
+    """UserError where the configuration is missing, and the state of an instance is there: a new identity beside it
+    would be another machine to all peers, and the passwords would seem to be gone."""
+    if paths.config_file.exists():
+        return
+    newest = backups.newest(paths.config_file)
+    if newest is not None:
+        raise UserError(
+            f"{paths.config_file} is missing, and this is no first run: copy its newest backup, {newest}, in its place "
+            f"(to begin anew, move the backups and {paths.data_dir} away)"
+        )
+    for file in (paths.audit, paths.reference_oplog):
+        if file.exists() and file.stat().st_size:
+            raise UserError(
+                f"{paths.config_file} is missing, and this is no first run, since there is {file}: put a copy of the "
+                f"configuration in its place, or say where it is with --config-file (to begin anew, move "
+                f"{paths.data_dir} away)"
+            )
 
 
 class ConfigStore:

@@ -20,7 +20,7 @@ from backrest.errors import StorageError, TooLargeError
 from backrest.store import syscalls
 from backrest.store.lock import DirLock
 from backrest.store.paths import Paths, private_dir
-from backrest.store.syscalls import read_at, read_file, storage_error, write_all
+from backrest.store.syscalls import leave_to_owner, read_at, read_file, storage_error, write_all
 
 __all__ = [
     "AppendFile",
@@ -47,8 +47,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     link stays, and the file that it points to is replaced. On failure: StorageError, the old content in place
     and no temporary file left, even when only the last step (the directory's sync) failed. TooLargeError: nobody could
     read it again.
-    Cannot promise: a drive that lies about flushing; hard links and the owner of the old file (it is a new
-    file); one failing disk that also refuses to put the old name back (the error then says so).
+    Cannot promise: a drive that lies about flushing; hard links of the old file (it is a new file), and its owner,
+    unless root writes; one failing disk that also refuses to put the old name back (the error then says so).
     """
     if len(data) > syscalls.MAX_WHOLE_FILE:
         limit = f"{syscalls.MAX_WHOLE_FILE >> 20} MiB"
@@ -61,7 +61,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     temp, old = temp_name(target), temp_name(target)
     saved = False
     try:
-        _write_new(temp, data)
+        _write_new(temp, data, target)
         saved = _keep_old(target, old)
         syscalls.disk.rename(temp, target)
         try:
@@ -81,16 +81,17 @@ def check_room(path: str | os.PathLike[str], size: int) -> None:
     """StorageError when ``atomic_write`` of so many bytes would fail now."""
     temp = temp_name(os.path.realpath(path))
     try:
-        _write_new(temp, bytes(size))
+        _write_new(temp, bytes(size), temp)
     except OSError as error:
         raise storage_error("write", path, error) from error
     finally:
         discard(temp)
 
 
-def _write_new(path: str, data: bytes) -> None:
+def _write_new(path: str, data: bytes, target: str) -> None:
     fd = syscalls.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
+        leave_to_owner(fd, target)
         write_all(fd, data, 0)
         syscalls.disk.fsync(fd)
     finally:
@@ -186,6 +187,7 @@ class AppendFile:
         whole = os.path.realpath(self.path)  # a symbolic link may lead to where the file is to be
         fd = syscalls.disk.open(whole, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            leave_to_owner(fd, whole)
             syscalls.disk.fsync_dir(os.path.dirname(whole))
         except OSError:
             syscalls.disk.close(fd)

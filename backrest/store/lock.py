@@ -12,7 +12,7 @@ from types import TracebackType
 from backrest.errors import LockedError, StorageError
 from backrest.store import syscalls
 from backrest.store.paths import Paths, private_dir
-from backrest.store.syscalls import read_file, storage_error, write_all
+from backrest.store.syscalls import leave_to_owner, read_file, storage_error, write_all
 
 
 class DirLock:
@@ -127,6 +127,7 @@ def _lock_file(path: str) -> int:
     while True:
         fd = syscalls.disk.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
+            leave_to_owner(fd, path)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             syscalls.disk.close(fd)

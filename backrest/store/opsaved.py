@@ -31,7 +31,7 @@ from backrest.store.opformat import KINDS, STATUSES
 from backrest.store.opindex import Index, Meta, Origin
 from backrest.store.opload import BLOCK, Progress
 from backrest.store.sortedmap import SortedMap
-from backrest.store.syscalls import read_at, storage_error, write_all
+from backrest.store.syscalls import leave_to_owner, read_at, storage_error, write_all
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ class Image:
                 raise StorageError(f"Cannot write {path}: there is little room left on the disk.")
             fd = syscalls.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
+                leave_to_owner(fd, log)
                 write_all(fd, self._data, 0)
                 write_all(fd, zlib.crc32(self._data).to_bytes(_CRC, "big"), len(self._data))
             finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backrest.errors import StorageError, UserError
 from backrest.store import syscalls
-from backrest.store.syscalls import storage_error
+from backrest.store.syscalls import leave_to_owner, storage_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,11 @@ def private_dir(path: str | os.PathLike[str]) -> None:
     for directory in reversed(missing):
         try:
             syscalls.disk.mkdir(directory, 0o700)
+            fd = syscalls.disk.open_to_read(directory, os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                leave_to_owner(fd, directory)
+            finally:
+                syscalls.disk.close(fd)
             syscalls.disk.fsync_dir(os.path.dirname(directory))
         except FileExistsError:
             if not os.path.isdir(directory):

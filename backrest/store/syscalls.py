@@ -8,6 +8,7 @@ and changes nothing that is read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -107,6 +108,26 @@ def storage_error(action: str, path: str | os.PathLike[str], error: OSError) -> 
     """One sentence for a failed system call: what was tried, on which path, and why it failed."""
     reason = _REASONS.get(error.errno or 0) or (error.strerror or str(error) or "unknown error").lower()
     return StorageError(f"Cannot {action} {os.fspath(path)}: {reason}.")
+
+
+def leave_to_owner(fd: int, path: str | os.PathLike[str]) -> None:
+    """Give what was just made, and is open as ``fd``, to whom ``path`` belongs, or is to belong: what is there by that
+    name, unless it is root's; else its directory. For root, who runs a command once: the daemon's user could not open
+    what root's commands leave. Where it is not allowed nothing changes.
+    """
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):
+        mine = os.fstat(fd)
+        for place in (path, os.path.dirname(os.path.realpath(path))):
+            with contextlib.suppress(FileNotFoundError):
+                owner = os.stat(place)
+                if owner.st_uid and not os.path.samestat(owner, mine):
+                    break
+        else:
+            return
+        if (owner.st_uid, owner.st_gid) != (mine.st_uid, mine.st_gid):
+            disk.chown(fd, owner.st_uid, owner.st_gid)
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
