@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,6 +107,20 @@ class FullDisk(Disk):
         if self.full:
             raise full_disk()
         return REAL.write(fd, data, offset)
+
+
+class NoRoomForConfig(Disk):
+    """The configuration can be written so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        if re.search(r"/\.config\.json\.[0-9a-f]+\.tmp$", path):
+            if not self.times:
+                raise full_disk()
+            self.times -= 1
+        return super().open(path, flags, mode)
 
 
 def full_disk() -> OSError:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from admin_world import HUB_TOKEN_KEY, SECRET, World, add_client, add_host, operation
+from store_disk import NoRoomForConfig, using
 
 from backrest import wire
 from backrest.admin import hosts
-from backrest.errors import ConflictError, NotFoundError, UserError
+from backrest.errors import ConflictError, NotFoundError, StorageError, UserError
 from backrest.store.removal import ParkedPlans
 from backrest.wire import codec, sync
 
@@ -25,6 +27,21 @@ def world(tmp_path: Path) -> World:
 
 
 # --- hosts
+
+
+def test_no_token_is_spent_at_a_new_address_that_could_not_be_kept(world: World) -> None:
+    def paired(config: wire.config.Config) -> None:
+        config.multihost.known_hosts.add(
+            instance_id="hub", keyid=HUB_TOKEN_KEY, instance_url="http://hub:9898"
+        )
+
+    world.config().transform(paired)
+    with socket.create_server(("127.0.0.1", 0)) as listener, using(NoRoomForConfig(0)):
+        with pytest.raises(StorageError, match="no space is left"):
+            add_host(world, url=f"http://127.0.0.1:{listener.getsockname()[1]}", wait=True)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_a_hub_is_entered_as_the_reference_enters_it(world: World) -> None:

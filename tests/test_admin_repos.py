@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import trio
 from admin_world import GUID, World, add_client, add_host, operation
 from engine_world import PASSWORD, fake_restic, guid_of, repository, restic, restic_command, template
 from processes import BACKREST
-from store_disk import full_disk, using
+from store_disk import NoRoomForConfig, using
 
 from backrest import wire
 from backrest.admin import repos
@@ -23,7 +22,6 @@ from backrest.admin.context import Context
 from backrest.errors import BackrestError, ConflictError, NotFoundError, ResticError, StorageError, UserError
 from backrest.refusals import Why, refusal
 from backrest.store.mask import MASK
-from backrest.store.syscalls import Disk
 from backrest.wire import sync
 
 __all__ = ["repository", "template"]  # fixtures
@@ -235,20 +233,6 @@ def test_a_new_address_must_be_that_of_the_same_repository(
 
 
 # --- made only where its password is kept
-
-
-class NoRoomForConfig(Disk):
-    """The configuration can be written so many times."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
-        if re.search(r"/\.config\.json\.[0-9a-f]+\.tmp$", path):
-            if not self.times:
-                raise full_disk()
-            self.times -= 1
-        return super().open(path, flags, mode)
 
 
 @pytest.mark.parametrize("way", ["command", "API"])

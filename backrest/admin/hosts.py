@@ -287,7 +287,12 @@ async def _try(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool
     from backrest.store.peers import PeerStore
     from backrest.sync.client import dialer, pair_once
 
-    await trio.to_thread.run_sync(lambda: context.oplog)
+    def ready() -> None:  # before the hub takes the token
+        context.ready_to_record()
+        context.config.check_writable()
+        _ = context.oplog
+
+    await trio.to_thread.run_sync(ready)
     with trio.move_on_after(WAIT_S):
         outcome = await pair_once(
             entry,
