@@ -154,24 +154,31 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.oplog.close()
 
 
-# A restic that keeps a list of its calls beside itself, knows no snapshots, and can be told what a backup
-# does.
+# A restic that keeps a list of its calls beside itself, knows the one snapshot that it made, and can be told what a
+# backup does.
 _FAKE = """
 with open(__file__ + ".calls", "a") as calls: calls.write(json.dumps(args) + "\\n")
 def say(**message): print(json.dumps(message), flush=True)
-def done(**more): say(message_type="summary", snapshot_id="ab" * 32, total_duration=1.5, **more)
+def done(**more):
+    summary = {"message_type": "summary", "snapshot_id": "ab" * 32, "total_duration": 1.5, "total_files_processed": 2}
+    say(**summary | more)
+    open(__file__ + ".saved", "w")
 name = args[0]
 if name == "cat": print(json.dumps({"id": "ef" * 32}))
 """
-_EMPTY = "print('[]')"
+_SAVED = """
+one = {"id": "ab" * 32, "time": "2026-01-02T00:00:00Z", "tags": ["plan:photos", "created-by:laptop"]}
+print(json.dumps([one] if os.path.exists(__file__ + ".saved") else []))
+"""
+EMPTY = "print('[]')"
 
 
 def fake_backup(
     directory: Path,
     backup: str = "done()",
     *,
-    snapshots: str = _EMPTY,
-    forget: str = _EMPTY,
+    snapshots: str = _SAVED,
+    forget: str = EMPTY,
     version: str = "0.18.1",
 ) -> str:
     """A fake restic that runs one of these pieces of Python for the command of that name."""

@@ -66,6 +66,7 @@ def furnished(world: World) -> World:
     world.stream("Push", **pushed("p9"))
     log = OpLog.open(world.paths.oplog)
     log.apply(GONE, [operation(1, id=1, flow_id=1, modno=1)])
+    log.add([operation(2, snapshot_id="5" * 64)])
     log.close()
     wanted = Wanted("c" * 64, "hub", "/srv/moved", (), ())
     WaitingRepos.open(world.paths.waiting_repos).settle({wanted.guid: wanted})
@@ -109,6 +110,7 @@ CHANGES: dict[str, Callable[[World], dict[str, Any]]] = {
     "SetRepo": lambda world: {"repo_id": "r2", "changes": {"uri": "/srv/new"}, "check": False},
     "AddPlan": lambda world: {"plan": {"id": "p2", "repo": "r1", "paths": ["/srv"]}},
     "SetPlan": lambda world: {"plan_id": "p1", "changes": {"paths": ["/home"]}},
+    "ConfirmPlan": lambda world: {"plan_id": "p1"},
     "RemovePlan": lambda world: {"plan_id": "p1"},
     "RemovePlan (parked)": lambda world: {"plan_id": "p0"},
     "ImportConfig": lambda world: {"text": '{"version": 6, "modno": 1}'},

@@ -22,6 +22,8 @@ from backrest.admin.context import Context
 from backrest.admin.settings import Settings
 from backrest.cli.main import cli
 from backrest.refusals import text
+from backrest.store.oplog import OpLog
+from backrest.store.plannotes import Note, PlanNotes
 from backrest.wire import sync
 
 __all__ = ["here", "run", "world"]  # fixtures
@@ -30,14 +32,14 @@ __all__ = ["here", "run", "world"]  # fixtures
 # --- backup: the bar and the words, without restic
 
 
-def a_backup(monkeypatch: pytest.MonkeyPatch, operation: dict[str, Any]) -> None:
+def a_backup(monkeypatch: pytest.MonkeyPatch, operation: dict[str, Any], **more: Any) -> None:
     from backrest.cli.base import Shared
 
     def stream(self: Shared, method: str, on_event: Any, **args: Any) -> Any:
         assert (method, args) == ("Backup", {"plan_id": "p", "dry_run": False})
         on_event({"progress": {"percentDone": 0.5, "filesDone": 1, "totalFiles": 2, "bytesDone": 3, "totalBytes": 4,
                                "errors": 0}})  # fmt: skip
-        return {"operation": operation}
+        return {"operation": operation} | more
 
     monkeypatch.setattr(Shared, "stream", stream)
 
@@ -72,6 +74,35 @@ def test_an_incomplete_backup_is_a_warning_and_ends_with_0(
     result = here("backup", "p")
     assert "Warning: some files could not be read" in result.stderr
     assert "/x/\\x1b[2J: permission denied" in result.stderr
+
+
+def test_what_fails_after_a_backup_is_said_and_ends_with_1(
+    here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = {"status": "STATUS_SUCCESS", "snapshotId": "1" * 64}
+    a_backup(monkeypatch, saved, problems=["failed to forget: no rights"])
+    result = here("backup", "p", code=1)
+    assert "snapshot 11111111" in result.stdout
+    assert "the backup is saved, but then: failed to forget: no rights" in result.stderr
+
+
+def test_a_confirmed_plan_is_compared_with_its_newest_snapshot(
+    here: Run, world: World, tmp_path: Path
+) -> None:
+    world.add_repo()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    here("plan", "add", "p1", "--repo", "r1", "--path", str(empty))
+    assert "has no snapshot that could be confirmed" in here("plan", "confirm", "p1", code=1).stderr
+    log = OpLog.open(world.paths.oplog)
+    log.add([operation(n, snapshot_id=str(n) * 64) for n in (1, 2)] + [operation(3)])
+    log.close()
+    said = here("plan", "confirm", "p1").stdout
+    assert "Plan 'p1': the snapshot 22222222 with 0 files is as it should be." in said
+    assert f"{empty}: nothing is stored of it, on purpose" in said
+    assert PlanNotes.open(world.paths.plan_notes).plan("p1") == Note("2" * 64, (str(empty),))
+    here("plan", "remove", "p1")
+    assert PlanNotes.open(world.paths.plan_notes).plan("p1") == Note()
 
 
 # --- history

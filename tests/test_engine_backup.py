@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from engine_world import (
+    EMPTY,
     PASSWORD,
     World,
     calls,
@@ -132,7 +133,7 @@ async def test_the_second_backup_has_the_first_one_as_its_parent(tmp_path: Path)
     fake = fake_backup(tmp_path, snapshots=f"print({json.dumps(listed)!r})")
     made = await faked(tmp_path, fake)
     await made.engine.backup("photos")
-    snapshots, backup = calls(fake)[:2]
+    snapshots, _, backup = calls(fake)[:3]
     assert snapshots[-2:] == ["--tag", "plan:photos,created-by:laptop"]
     assert backup[backup.index("--parent") + 1] == newest
 
@@ -182,7 +183,9 @@ async def test_an_incomplete_backup_is_a_warning_and_goes_on(
     world: World, repository: Path, tmp_path: Path
 ) -> None:
     paths = [str(make_source(tmp_path)), "/proc/self/mem"]
-    world.configure(make_repo(repository, guid=GUID), config.Plan(id="photos", repo="nas", paths=paths))
+    world.configure(
+        make_repo(repository, guid=guid_of(repository)), config.Plan(id="photos", repo="nas", paths=paths)
+    )
     operation = await world.engine.backup("photos")
     assert operation.status == operations.STATUS_WARNING
     assert "incomplete" in operation.display_message
@@ -259,7 +262,7 @@ async def test_a_dry_run_leaves_no_snapshot_and_nothing_follows(
     world: World, repository: Path, tmp_path: Path
 ) -> None:
     plan = config.Plan(id="photos", repo="nas", paths=[str(make_source(tmp_path))], retention=KEEP_1)
-    world.configure(make_repo(repository, guid=GUID), plan)
+    world.configure(make_repo(repository, guid=guid_of(repository)), plan)
     operation = await world.engine.backup("photos", dry_run=True)
     assert world.story() == ["created backup PENDING", "updated backup INPROGRESS", "updated backup SUCCESS"]
     assert operation.operation_backup.dry_run
@@ -275,7 +278,7 @@ async def test_skip_if_unchanged_adds_no_second_snapshot_where_restic_can(
     # rest.
     monkeypatch.chdir(make_source(tmp_path).parent)
     plan = config.Plan(id="photos", repo="nas", paths=["photos"], skip_if_unchanged=True)
-    world.configure(make_repo(repository, guid=GUID), plan)
+    world.configure(make_repo(repository, guid=guid_of(repository)), plan)
     can = (await world.engine.bench.binary()).can_skip
     await world.engine.backup("photos")
     world.changes.clear()
@@ -321,27 +324,38 @@ async def test_what_is_forgotten_after_a_backup(
         assert ran == [["forget", "--json", *patience, "-o", "sftp.args=-oBatchMode=yes", *flags]]
 
 
-async def test_a_failed_index_does_not_fail_the_backup_nor_its_forget(tmp_path: Path) -> None:
+async def test_a_failed_index_is_said_by_the_backup_and_keeps_the_forget_from_running(tmp_path: Path) -> None:
     snapshots = "sys.exit('Fatal: gone') if os.path.exists(__file__ + '.saved') else print('[]')"
-    fake = fake_backup(tmp_path, "open(__file__ + '.saved', 'w'); done()", snapshots=snapshots)
+    fake = fake_backup(tmp_path, snapshots=snapshots)
     made = await faked(tmp_path, fake)
-    assert (await made.engine.backup("photos")).status == operations.STATUS_SUCCESS
-    assert made.story()[-2:] == ["updated forget INPROGRESS", "updated forget SUCCESS"]
+    ended = await made.engine.run_backup("photos")
+    assert ended.operation.status == operations.STATUS_WARNING
+    assert made.operations()[0] == ended.operation
+    said = "the snapshot is saved, but the snapshots of repo nas cannot be listed: restic snapshots failed"
+    assert ended.operation.display_message.startswith(said)
+    assert made.operations()[1] == ended.forget
+    assert ended.forget is not None
+    assert ended.forget.status == operations.STATUS_ERROR
+    assert ended.forget.display_message == "failed to forget: the snapshots cannot be listed"
+    assert ended.problems == (ended.operation.display_message, ended.forget.display_message)
+    assert "forget" not in [call[0] for call in calls(fake)]
+    assert "Fatal: gone" in made.task_log(ended.operation)
 
 
 async def test_a_failed_forget_has_its_reason(tmp_path: Path) -> None:
     fake = fake_backup(tmp_path, forget="sys.exit('Fatal: no rights')")
     made = await faked(tmp_path, fake)
-    operation = await made.engine.backup("photos")
-    assert operation.status == operations.STATUS_SUCCESS
+    ended = await made.engine.run_backup("photos")
+    assert ended.operation.status == operations.STATUS_SUCCESS
     forget = next(one for one in made.operations() if one.HasField("operation_forget"))
+    assert (ended.forget, ended.problems) == (forget, (forget.display_message,))
     assert forget.status == operations.STATUS_ERROR
     assert forget.display_message == "failed to forget: restic forget failed (exit code 1): no rights"
 
 
 async def test_a_short_id_that_cannot_be_looked_up_is_a_warning(tmp_path: Path) -> None:
-    body = 'say(message_type="summary", snapshot_id="abababab")'
-    made = await faked(tmp_path, fake_backup(tmp_path, body, version="0.14.0"))
+    body = 'done(snapshot_id="abababab")'
+    made = await faked(tmp_path, fake_backup(tmp_path, body, snapshots=EMPTY, version="0.14.0"))
     operation = await made.engine.backup("photos")
     assert operation.status == operations.STATUS_WARNING
     assert operation.display_message.startswith("the snapshot abababab was saved, but cannot be looked up")
@@ -353,7 +367,7 @@ async def test_auto_unlock_unlocks_before_the_backup_and_the_forget(tmp_path: Pa
     made = await faked(tmp_path, fake, repo={"auto_unlock": True})
     await made.engine.backup("photos")
     assert [call[0] for call in calls(fake)] == [
-        *["unlock", "snapshots", "backup"],
+        *["unlock", "snapshots", "cat", "backup"],
         *["snapshots", "unlock", "forget"],
     ]
 
@@ -372,4 +386,7 @@ async def test_a_history_that_is_cleared_meanwhile_does_not_stop_the_backup(tmp_
     with trio.fail_after(60):
         operation = await made.engine.backup("photos", progress=clear)
     assert operation.status == operations.STATUS_SUCCESS
-    assert [one.WhichOneof("op") for one in made.operations()] == ["operation_forget"]
+    assert {one.WhichOneof("op") for one in made.operations()} == {
+        "operation_index_snapshot",
+        "operation_forget",
+    }

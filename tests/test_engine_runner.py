@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from engine_world import (
+    EMPTY,
     Operation,
     World,
     calls,
@@ -118,7 +119,9 @@ async def test_the_real_restic_leaves_no_lock_when_it_is_cancelled(
     source = make_source(tmp_path)
     (source / "big").write_bytes(os.urandom(8 << 20))
     # Slow enough to be caught in the act: 8 MiB at 100 KiB/s.
-    world.configure(make_repo(repository, guid=GUID, flags=["--limit-upload 100"]), plan(path=source))
+    world.configure(
+        make_repo(repository, guid=guid_of(repository), flags=["--limit-upload 100"]), plan(path=source)
+    )
     with trio.fail_after(60):
         ended = await world.engine.backup("photos", progress=lambda found: cancel_all(world))
     assert ended.status == operations.STATUS_USER_CANCELLED
@@ -186,7 +189,7 @@ async def test_one_task_at_a_time_for_a_repository(tmp_path: Path) -> None:
     os.rmdir(__file__ + ".busy")
     done()
     """
-    made = faked(tmp_path, fake_backup(tmp_path, body), plan("music", tmp_path))
+    made = faked(tmp_path, fake_backup(tmp_path, body, snapshots=EMPTY), plan("music", tmp_path))
     results: list[Operation] = []
 
     async def run(plan_id: str) -> None:
@@ -480,7 +483,7 @@ async def test_what_a_killed_process_left_is_ended_or_dropped_and_its_lock_remov
 
     await made.engine.index("nas")
     await made.engine.index("nas")
-    assert [call[0] for call in calls(fake)] == ["unlock", "snapshots", "snapshots"]
+    assert [call[0] for call in calls(fake)] == ["unlock", *["snapshots", "cat"] * 2]
 
 
 def test_old_task_logs_are_deleted_and_nothing_else(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ TYPED = {
     "repo remove",
     "plan add",
     "plan set",
+    "plan confirm",
     "plan remove",
     "push to",
     "push drop",
@@ -336,6 +337,7 @@ def tell(
             laptop, "plan", "add", "photos", "--repo", "local", "--path", str(photos), "--keep-last", "1"
         )
         heard.ok(laptop, "backup", "photos")
+        heard.ok(laptop, "plan", "confirm", "photos")
         heard.ok(laptop, "index", "local")
 
         # Shared: one is taken, with its secrets; one is refused.

@@ -20,7 +20,7 @@ from backrest.store.text import one_line
 from backrest.wire import codec, operations
 
 if TYPE_CHECKING:
-    from backrest.engine.progress import Progress
+    from backrest.engine import Ended, Progress
 
 log = logging.getLogger("backrest.admin")
 
@@ -62,7 +62,8 @@ def progress_json(progress: Progress) -> dict[str, Any]:
 
 
 async def backup(context: Context, emit: Emit, plan_id: str, dry_run: bool = False) -> dict[str, Any]:
-    """Runs the plan's backup to its end; the result is the operation, failed or not.
+    """Runs the plan's backup to its end; the result is the operation, failed or not, the ``forget`` after it, and
+    the ``problems`` that came after the backup itself, a sentence for each.
 
     Raises what kept it from becoming an operation at all (no such plan, no restic).
     """
@@ -70,21 +71,26 @@ async def backup(context: Context, emit: Emit, plan_id: str, dry_run: bool = Fal
     find_plan(context.config.current, plan_id)
     engine = await trio.to_thread.run_sync(lambda: context.engine)
     latest = _Latest()
-    operation: operations.Operation | None = None
+    ended: Ended | None = None
     error: BackrestError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(latest.report, emit)
         try:
-            operation = await engine.backup(plan_id, progress=latest.put, dry_run=dry_run)
+            ended = await engine.run_backup(plan_id, progress=latest.put, dry_run=dry_run)
         except BackrestError as failure:
             error = failure
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
-    assert operation is not None
+    assert ended is not None
     if context.daemon is not None:  # a command says it itself
-        _log(plan_id, operation)
-    return {"operation": codec.to_dict(operation)}
+        _log(plan_id, ended.operation)
+        for problem in ended.problems:
+            log.warning("plan %s: %s", plan_id, one_line(problem, LOGGED_CHARS))
+    result: dict[str, Any] = {"operation": codec.to_dict(ended.operation)}
+    if ended.forget is not None:
+        result["forget"] = codec.to_dict(ended.forget)
+    return result | ({"problems": list(ended.problems)} if ended.problems else {})
 
 
 def _log(plan_id: str, operation: operations.Operation) -> None:

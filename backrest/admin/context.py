@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from backrest.store.files import Paths
     from backrest.store.oplog import OpLog
     from backrest.store.peers import PeerRecord, PeerStore
+    from backrest.store.plannotes import PlanNotes
     from backrest.store.pushqueue import PushQueue
     from backrest.store.removal import ParkedPlans
     from backrest.store.shares import Shares
@@ -107,6 +108,7 @@ class Context:
         self._audit = audit
         self._parked = parked
         self._waiting_repos = waiting_repos
+        self._plan_notes: PlanNotes | None = None
         self._shares = shares
         self._pushes = pushes
         self._engine = engine
@@ -218,6 +220,8 @@ class Context:
             self.afterwards(failed, lambda: pushes.forget_removed(config))
         if (waiting := self.if_sound(lambda: self.waiting_repos)) is not None:
             self.afterwards(failed, lambda: waiting.prune(config))
+        if (notes := self.if_sound(lambda: self.plan_notes)) is not None:
+            self.afterwards(failed, lambda: notes.prune(config))
 
     @property
     def parked(self) -> ParkedPlans:
@@ -234,6 +238,14 @@ class Context:
 
             self._waiting_repos = WaitingRepos.open(self.paths.waiting_repos)
         return self._waiting_repos
+
+    @property
+    def plan_notes(self) -> PlanNotes:
+        if self._plan_notes is None:
+            from backrest.store.plannotes import PlanNotes
+
+            self._plan_notes = PlanNotes.open(self.paths.plan_notes)
+        return self._plan_notes
 
     @property
     def shares(self) -> Shares:

@@ -142,6 +142,38 @@ def show(context: Context, plan_id: str) -> dict[str, Any]:
     return {"plan": codec.to_dict(masked_plan(find(context.config.current, plan_id)))}
 
 
+def confirm(context: Context, plan_id: str) -> dict[str, Any]:
+    """The plan's newest snapshot is as it should be, whatever it has lost, and so are its sources that yield nothing.
+
+    {"snapshotId", "files", "bare"}. Nothing is forgotten now: the next backup is compared with this snapshot.
+    """
+    from backrest.engine.loss import bare_sources
+    from backrest.store.oplog import Query
+
+    refuse_parked(context, plan_id)
+    config = context.config.current
+    plan = find(config, plan_id)
+    guid = next((repo.guid for repo in config.repos if repo.id == plan.repo), "")
+    backups = Query(
+        repo_guid=guid,
+        plan_id=plan_id,
+        origin="",
+        kind=wire.operations.Operation.OPERATION_BACKUP_FIELD_NUMBER,
+        reversed=True,
+    )
+    newest = next((one for one in context.oplog.query(backups) if one.snapshot_id), None) if guid else None
+    if newest is None:
+        raise UserError(
+            f"the plan {plan_id!r} has no snapshot that could be confirmed: run `backrest backup {plan_id}`"
+        )
+    context.ready_to_record()
+    bare = tuple(one.path for one in bare_sources(plan.paths))
+    context.plan_notes.confirm(plan_id, newest.snapshot_id, bare)
+    files = newest.operation_backup.last_status.summary.total_files_processed
+    context.record("plan-confirmed", plan=plan_id, snapshot=newest.snapshot_id, files=files, bare=list(bare))
+    return {"snapshotId": newest.snapshot_id, "files": files, "bare": list(bare)}
+
+
 def remove(context: Context, plan_id: str) -> dict[str, Any]:
     """Forgets the plan. Its snapshots and its history stay."""
 
@@ -154,5 +186,6 @@ def remove(context: Context, plan_id: str) -> dict[str, Any]:
         context.parked.remove(plan_id)
     else:
         context.transform(drop)
+        context.forget_gone()
     context.record("plan-removed", plan=plan_id, parked=entry is not None)
     return {"removed": plan_id, "parked": entry is not None}

@@ -19,7 +19,8 @@ from backrest.cli.base import FAILED, Command, json_option, shared
 def backup(ctx: click.Context, plan: str, dry_run: bool, as_json: bool) -> None:
     """Run PLAN's backup now, then index its repository and forget by its retention.
 
-    Ctrl-C cancels it. Files that could not be read are a warning and exit code 0: there is a snapshot.
+    Ctrl-C cancels it. A doubted backup (files could not be read, or are gone) is a warning and exit code 0:
+    there is a snapshot. What fails after it (index, forget) is exit code 1.
     """
     with Bar(plan) as bar:
         result = shared().stream("Backup", bar.event, plan_id=plan, dry_run=dry_run)
@@ -38,6 +39,10 @@ def backup(ctx: click.Context, plan: str, dry_run: bool, as_json: bool) -> None:
             output.note(f"  {error.get('item', '')}: {error.get('message', '')}")
     if not as_json:
         output.say(_summary(plan, operation, message))
+    if problems := result.get("problems"):
+        for problem in problems:
+            output.note(f"backrest: plan {plan!r}: the backup is saved, but then: {problem}")
+        ctx.exit(FAILED)
 
 
 def _summary(plan: str, operation: dict[str, Any], message: str) -> str:

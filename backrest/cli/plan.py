@@ -266,6 +266,26 @@ def show(id: str, as_json: bool) -> None:
 @plan.command()
 @click.argument("id")
 @json_option
+def confirm(id: str, as_json: bool) -> None:
+    """Say that a plan's newest snapshot is as it should be, though it has fewer files than those before.
+
+    The next backup is compared with it, and older snapshots are forgotten again.
+    """
+    result = shared().call("ConfirmPlan", plan_id=id)
+    if as_json:
+        return output.print_json(result)
+    output.say(
+        f"Plan {id!r}: the snapshot {result['snapshotId'][:8]} with {formats.plural(result['files'], 'file')} is as it "
+        "should be."
+    )
+    for path in result["bare"]:
+        output.say(f"  {path}: nothing is stored of it, on purpose.")
+    return None
+
+
+@plan.command()
+@click.argument("id")
+@json_option
 def remove(id: str, as_json: bool) -> None:
     """Forget a plan. Its snapshots and its history stay."""
     result = shared().call("RemovePlan", plan_id=id)

@@ -1,5 +1,5 @@
 """The backup of one plan and what follows it in the same flow: the index of the repository, then the plan's
-forget.
+forget, unless the backup is doubted (loss.py).
 
 The order of what is written to the history is the reference's, as captured from it: backup PENDING,
 INPROGRESS, progress; the forget as PENDING; the backup's end; the index operations; the forget INPROGRESS,
@@ -14,23 +14,33 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import trio
 
-from backrest.engine import command, parse
-from backrest.engine.index import Known, index, mark_forgotten, read_history
+from backrest.engine import command, loss, parse
+from backrest.engine.index import Indexed, index, mark_forgotten, require_identity
 from backrest.engine.progress import Progress, Reporter
 from backrest.engine.record import Operation, Record
 from backrest.engine.restic import BackupResult, Repository
 from backrest.engine.tasklog import TaskLog, new_logref
 from backrest.engine.workbench import Workbench
-from backrest.errors import BackrestError, ResticError, UserError
+from backrest.errors import BackrestError, ResticError, StorageError, UserError
+from backrest.store.oplog import Query
+from backrest.store.plannotes import Note
 from backrest.wire import config, operations, restic
 
 logger = logging.getLogger(__name__)
 
 NOTHING_NEW = "nothing changed since the last snapshot: no snapshot was added"
 DRY_RUN = "dry run: nothing was saved"
+
+# Snapshots that are looked up in the history to know the repository again: the newest is there, unless the history was
+# cleared, or restic was used beside this program.
+PROOFS = 3
+
+# The time that a snapshot carries may be its machine's mistake; its day is enough to find it.
+_DAY = "%Y-%m-%d %H:%M"
 
 
 class BackupTask:
@@ -55,6 +65,11 @@ class BackupTask:
         self._dry_run = dry_run
         self._callback = callback
         self.record = self._record(operation_backup=operations.OperationBackup(dry_run=dry_run))
+        self.forget: Record | None = None
+        """The forget that followed, if one was due."""
+        self.problems: list[str] = []
+        """What failed after the backup itself: a sentence for each."""
+        self._before: list[restic.ResticSnapshot] = []
 
     def _record(self, **body: object) -> Record:
         operation = Operation(
@@ -85,15 +100,16 @@ class BackupTask:
             await log.flush()
             await self.record.finish(operations.STATUS_ERROR, f"failed to backup: {error}")
             return
-        forget = await self._conclude(repository, result, log)
+        self.forget = forget = await self._conclude(repository, result, log)
         await log.flush()
         if not self.record.operation.snapshot_id:
             return
         if forget is None:
-            await self._index()
-            return
-        async with ending(forget, "forget", self._bench):
-            await self._forget(forget, await self._index())
+            await self._index(log)
+        else:
+            async with ending(forget, "forget", self._bench):
+                await self._forget(forget, await self._index(log))
+        await log.flush()
 
     async def _backup(self, repository: Repository, log: TaskLog) -> BackupResult:
         """Everything up to restic's end. Raises ResticError or UserError if there is no snapshot."""
@@ -104,6 +120,8 @@ class BackupTask:
             log.note("skip_if_unchanged is ignored: it needs restic 0.17 or later")
         await self._bench.clear_locks(repository)
         before = await repository.snapshots(tags=command.tags(self._plan.id, self._instance))
+        await require_identity(repository, self._bench.oplog, [one.id for one in before[-PROOFS:]])
+        self._before = before
         parent = before[-1].id if before else ""
         reporter = Reporter(self.record, self._callback, repository.redact)
         result: BackupResult | BackrestError
@@ -130,9 +148,12 @@ class BackupTask:
         operation = self.record.operation
         status = operations.STATUS_SUCCESS
         messages: list[str] = []
-        if result.incomplete:
+        doubts = await self._doubts(result)
+        if doubts:
             status = operations.STATUS_WARNING
-            messages.append("the backup is incomplete: some files could not be read")
+            messages += [one.words() for one in doubts]
+            if self._before:
+                messages.append(self._advice(doubts))
         snapshot_id = result.summary.snapshot_id
         if self._dry_run or result.dry_run:
             messages.append(DRY_RUN)
@@ -152,11 +173,59 @@ class BackupTask:
             log.note(message)
         end = self._bench.now_ms()
         forget = None
-        if snapshot_id and self._forgets():
+        if snapshot_id and self._forgets() and not doubts:
             forget = self._record(flow_id=operation.flow_id, operation_forget=operations.OperationForget())
             await forget.add(end)
         await self.record.finish(status, "\n".join(messages), end)
         return forget
+
+    async def _doubts(self, result: BackupResult) -> list[loss.Doubt]:
+        """What speaks against a forget after it. A dry run is only asked whether it was complete."""
+        files = result.summary.total_files_processed
+        if self._dry_run or result.dry_run:
+            return [loss.Doubt(loss.Why.INCOMPLETE)] if result.incomplete else []
+        note = await trio.to_thread.run_sync(self._note)
+        bare = await trio.to_thread.run_sync(loss.bare_sources, list(self._plan.paths))
+        earlier = await trio.to_thread.run_sync(self._earlier, note)
+        return loss.judge(files, result.incomplete, earlier, bare, note.bare)
+
+    def _note(self) -> Note:
+        """Blocking. A file that cannot be read is a plan of which nothing was confirmed."""
+        try:
+            return self._bench.plan_notes().plan(self._plan.id)
+        except StorageError as error:
+            logger.warning("what was confirmed of plan %s is not known: %s", self._plan.id, error)
+            return Note()
+
+    def _earlier(self, note: Note) -> list[loss.Earlier]:
+        """Blocking. The plan's snapshots that were in the repository before this backup, oldest first."""
+        mine = Query(
+            repo_guid=self._repo.guid,
+            plan_id=self._plan.id,
+            origin="",
+            kind=Operation.OPERATION_BACKUP_FIELD_NUMBER,
+        )
+        backups = {one.snapshot_id: one for one in self._bench.oplog.query(mine) if one.snapshot_id}
+        found = []
+        for snapshot in self._before:
+            backup = backups.get(snapshot.id)
+            files = None
+            if backup is not None and backup.operation_backup.last_status.HasField("summary"):
+                files = backup.operation_backup.last_status.summary.total_files_processed
+            elif snapshot.HasField("summary"):
+                files = snapshot.summary.total_files_processed
+            good = backup is not None and backup.status == operations.STATUS_SUCCESS
+            # Older versions called a backup without files a success, too.
+            good = good and (files != 0 or bool(note.confirmed))
+            found.append(loss.Earlier(files, good or snapshot.id == note.confirmed))
+        return found
+
+    def _advice(self, doubts: Sequence[loss.Doubt]) -> str:
+        """What comes of the doubts, and what a person can do."""
+        kept = "no snapshot is forgotten after it; " if self._forgets() else ""
+        if doubts == [loss.Doubt(loss.Why.INCOMPLETE)]:
+            return f"{kept}make these files readable, or exclude them"
+        return f"{kept}if it is as it should be, say so: `backrest plan confirm {self._plan.id}`"
 
     def _forgets(self) -> bool:
         """Whether the plan's retention is applied after its backup.
@@ -169,41 +238,67 @@ class BackupTask:
             and not command.has_active_forget_schedule(self._repo)
         )
 
-    async def _index(self) -> Known | None:
-        """The history after it; None if restic failed."""
+    async def _index(self, log: TaskLog) -> Indexed | None:
+        """The repository as it is after the backup; None if that cannot be known, which the backup's operation then
+        says: there is no other that could.
+        """
         try:
-            _, known = await index(await self._bench.repository(self._repo), self._bench.oplog)
-        except ResticError as error:
-            # No operation is to tell of it, as in the reference; the next index makes up for it.
-            logger.warning("the snapshots of repo %s cannot be listed: %s", self._repo.id, error)
+            return await index(await self._bench.repository(self._repo, log), self._bench.oplog)
+        except (ResticError, UserError) as error:
+            problem = (
+                f"the snapshot is saved, but the snapshots of repo {self._repo.id} cannot be listed: {error}"
+            )
+            logger.warning("plan %s: %s", self._plan.id, problem)
+            log.note(problem)
+            self.problems.append(problem)
+            await self.record.remark(operations.STATUS_WARNING, problem)
             return None
-        return known
 
-    async def _forget(self, record: Record, known: Known | None) -> None:
+    def _require_newest(self, snapshots: Sequence[restic.ResticSnapshot], tags: Sequence[str]) -> None:
+        """UserError unless this backup's snapshot is the newest of its plan by the times that restic goes by.
+
+        Every retention keeps the newest one, and this one was judged. A clock that went wrong makes another the newest.
+        """
+        made = self.record.operation.snapshot_id
+        mine = [one for one in snapshots if set(tags) <= set(one.tags)]
+        if not any(one.id == made for one in mine):
+            raise UserError(f"the snapshot {made[:8]} is not in the repository")
+        newest = max(mine, key=lambda one: (one.unix_time_ms, one.id == made))
+        if newest.id != made:
+            when = datetime.fromtimestamp(newest.unix_time_ms / 1000, UTC).strftime(_DAY)
+            raise UserError(
+                f"the snapshot {newest.id[:8]} has a later time ({when} UTC) than this backup's: look whether the "
+                f"clock is right, and remove that snapshot (restic forget {newest.id[:8]}) if its time is wrong"
+            )
+
+    async def _forget(self, record: Record, indexed: Indexed | None) -> None:
         logref = new_logref()
         await record.begin(logref)
         log = await self._bench.task_log(logref)
         tags = command.tags(self._plan.id, self._instance)
         try:
+            if indexed is None:
+                raise ResticError("the snapshots cannot be listed")
+            self._require_newest(indexed.snapshots, tags)
             repository = await self._bench.repository(self._repo, log)
             await self._bench.clear_locks(repository)
             result = await repository.forget(command.keep_flags(self._plan.retention), tags)
         except (ResticError, UserError) as error:
             log.note(f"failed: {error}")
             await log.flush()
-            await record.finish(operations.STATUS_ERROR, f"failed to forget: {error}")
+            message = f"failed to forget: {error}"
+            self.problems.append(message)
+            await record.finish(operations.STATUS_ERROR, message)
             return
         body = record.operation.operation_forget
         body.forget.extend(result.removed)
         body.policy.CopyFrom(self._plan.retention)
-        if known is None:
-            known = await trio.to_thread.run_sync(read_history, self._bench.oplog, self._repo.guid)
-        await mark_forgotten(self._bench.oplog, known, ids(result.removed))
+        await mark_forgotten(self._bench.oplog, indexed.known, ids(result.removed))
         if result.problem:
             log.note(result.problem)
-            await record.finish(
-                operations.STATUS_WARNING, f"some snapshots could not be removed: {result.problem}"
-            )
+            message = f"some snapshots could not be removed: {result.problem}"
+            self.problems.append(message)
+            await record.finish(operations.STATUS_WARNING, message)
         else:
             await record.finish(operations.STATUS_SUCCESS)
         await log.flush()

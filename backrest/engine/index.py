@@ -7,14 +7,15 @@ here, where they are copies (W-14).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import trio
 
 from backrest.engine import parse
 from backrest.engine.restic import Repository
-from backrest.errors import NotFoundError
+from backrest.errors import NotFoundError, ResticError
 from backrest.store.oplog import OpLog, Query
 from backrest.wire import operations, restic
 
@@ -46,12 +47,44 @@ class Known:
     """snapshot id -> the backup that made it"""
 
 
-async def index(repository: Repository, oplog: OpLog) -> tuple[IndexResult, Known]:
-    """List the snapshots, add an operation for each new one, mark those that are gone. Returns the state
-    after it.
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What an index found, and what the history says after it."""
+
+    result: IndexResult
+    known: Known
+    snapshots: list[restic.ResticSnapshot]
+
+
+async def require_identity(repository: Repository, oplog: OpLog, ids: Sequence[str]) -> None:
+    """ResticError if another repository than the configured one answered with the snapshots ``ids``.
+
+    A snapshot that the history knows proves the identity: its id is a hash of its content. Only where there is none (a
+    new repository, or another one) restic is asked, which costs a second.
     """
+    guid = repository.repo.guid
+
+    def known() -> bool:
+        queries = (Query(repo_guid=guid, origin="", snapshot_id=one) for one in ids)
+        return any(oplog.matching(query) for query in queries)
+
+    if not guid or await trio.to_thread.run_sync(known):
+        return
+    there = await repository.guid()
+    if there != guid:
+        raise ResticError(
+            f"repo {repository.repo.id}: another restic repository is at {repository.uri} (its id is {there[:8]}, not "
+            f"{guid[:8]}), so nothing was done with it: look whether the right disk is mounted; to use the other one, "
+            f"enter it as a repository of its own (`backrest repo add`)"
+        )
+
+
+async def index(repository: Repository, oplog: OpLog) -> Indexed:
+    """List the snapshots, add an operation for each new one, mark those that are gone. ResticError: nothing changed."""
     snapshots = await repository.snapshots()
     known = await trio.to_thread.run_sync(read_history, oplog, repository.repo.guid)
+    of_ours = (one.id for one in snapshots if one.id in known.indexed or one.id in known.backups)
+    await require_identity(repository, oplog, list(islice(of_ours, 1)))
     new = [
         to_operation(one, repository.repo.id, repository.repo.guid, known.backups.get(one.id))
         for one in snapshots
@@ -63,7 +96,7 @@ async def index(repository: Repository, oplog: OpLog) -> tuple[IndexResult, Know
     there = {one.id for one in snapshots}
     gone = [snapshot_id for snapshot_id in known.indexed if snapshot_id not in there]
     await mark_forgotten(oplog, known, gone)
-    return IndexResult(len(new), len(gone)), known
+    return Indexed(IndexResult(len(new), len(gone)), known, snapshots)
 
 
 async def mark_forgotten(oplog: OpLog, known: Known, snapshot_ids: Iterable[str]) -> None:

@@ -74,6 +74,10 @@ class Record:
             await self._update()
         self.finished = True
 
+    async def remark(self, status: operations.OperationStatus, message: str) -> None:
+        """Something that came out after the end. StorageError if the log cannot take it."""
+        await self.finish(status, message, self.operation.unix_time_end_ms)
+
     async def abort(self, what: str, stop: Stop) -> None:
         """End it because its task was cancelled."""
         status = operations.STATUS_USER_CANCELLED if stop is Stop.USER else operations.STATUS_ERROR

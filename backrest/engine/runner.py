@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
@@ -38,6 +39,16 @@ T = TypeVar("T", config.Repo, config.Plan)
 def wall_clock_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A backup's operation, that of the forget after it (None: none was due), and what failed after the backup itself,
+    a sentence for each."""
+
+    operation: Operation
+    forget: Operation | None
+    problems: tuple[str, ...]
 
 
 class Engine:
@@ -111,14 +122,14 @@ class Engine:
 
     # tasks
 
-    async def backup(
+    async def run_backup(
         self,
         plan_id: str,
         *,
         progress: Callable[[Progress], None] | None = None,
         dry_run: bool = False,
-    ) -> Operation:
-        """Run a plan's backup now, with its index and forget; its operation as it ended, also when it failed.
+    ) -> Ended:
+        """Run a plan's backup now, with its index and forget; how it ended, also when it failed.
 
         Raises NotFoundError for an unknown plan, UserError if it cannot be run at all, ResticError if the
         repository is not known yet and cannot be asked for its id (no operation is written in these cases),
@@ -142,7 +153,18 @@ class Engine:
                     await self._run(task, plan_id)
             finally:
                 del self._running[operation.id]
-        return operation
+        forget = task.forget.operation if task.forget is not None else None
+        return Ended(operation, forget, tuple(task.problems))
+
+    async def backup(
+        self,
+        plan_id: str,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        dry_run: bool = False,
+    ) -> Operation:
+        """The same; the backup's operation alone."""
+        return (await self.run_backup(plan_id, progress=progress, dry_run=dry_run)).operation
 
     async def _caught_up(self) -> None:
         if self.unrecovered:  # else no thread is needed
@@ -167,8 +189,8 @@ class Engine:
         async with self._lock(repo.guid):
             repository = await self.bench.repository(repo)
             await self.bench.clear_locks(repository)
-            result, _ = await index(repository, self._oplog)
-        return result
+            found = await index(repository, self._oplog)
+        return found.result
 
     # repositories
 

@@ -15,6 +15,7 @@ from backrest.engine.tasklog import TaskLog
 from backrest.errors import StorageError, UserError
 from backrest.store.oplog import OpLog
 from backrest.store.paths import Paths, private_dir
+from backrest.store.plannotes import PlanNotes
 from backrest.wire import config
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,10 @@ class Workbench:
                 self._said_left_out.add(said)
                 logger.warning("%s, which may run programs or read files here", sentence)
         return judged.repo
+
+    def plan_notes(self) -> PlanNotes:
+        """Blocking: as they are on disk now. StorageError."""
+        return PlanNotes.open(self._paths.plan_notes)
 
     async def task_log(self, logref: str) -> TaskLog:
         """The log of one task. Without a directory for it the task runs without a log."""

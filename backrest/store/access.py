@@ -64,6 +64,7 @@ def of_state(paths: Paths, config: wire.config.Config | None = None) -> list[Wat
             paths.parked_plans,
             paths.shares,
             paths.waiting_repos,
+            paths.plan_notes,
             paths.pushes,
             paths.admin_token,
         )

@@ -83,6 +83,10 @@ class Paths:
         return self.data_dir / "waiting-repos.json"
 
     @property
+    def plan_notes(self) -> Path:
+        return self.data_dir / "plan-notes.json"
+
+    @property
     def pushes(self) -> Path:
         return self.data_dir / "pushes.json"
 
