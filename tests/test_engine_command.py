@@ -101,15 +101,37 @@ def test_a_prefix_tool_that_is_not_installed_is_named() -> None:
         (["--cacert '${DIR}/my ca.pem'"], ["--cacert", "/etc/my ca.pem", *BATCH]),
         (["--x=$DIR${UNSET}"], ["--x=$DIR", *BATCH]),
         (["-o sftp.args='-p 2222'"], ["-o", "sftp.args=-p 2222"]),
+        (["-o sftp.command='ssh nas -s sftp'"], ["-o", "sftp.command=ssh nas -s sftp"]),
     ],
 )
 def test_repo_flags_are_expanded_then_split(entries: list[str], expected: list[str]) -> None:
-    assert command.repo_flags(config.Repo(flags=entries), {"DIR": "/etc"}) == expected
+    assert command.repo_flags(config.Repo(flags=entries), {"DIR": "/etc"}, (0, 16, 1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "before", "since"),
+    [
+        ("--retry-lock", (0, 15, 2), (0, 16, 0)),
+        ("sftp.args", (0, 16, 0), (0, 16, 1)),
+        ("--skip-if-unchanged", (0, 16, 5), (0, 17, 0)),
+    ],
+)
+def test_a_restic_gets_no_flag_that_is_newer_than_itself(
+    flag: str, before: command.Version, since: command.Version
+) -> None:
+    assert not command.knows(before, flag)
+    assert command.knows(since, flag)
+    assert command.SINCE.keys() == {"--retry-lock", "sftp.args", "--skip-if-unchanged"}
+
+
+def test_ssh_is_not_told_to_ask_nobody_where_restic_cannot_pass_it_on() -> None:
+    assert command.repo_flags(REPO, {}, (0, 16, 0)) == []
+    assert command.repo_flags(REPO, {}, (0, 16, 1)) == BATCH
 
 
 def test_an_open_quote_in_a_flag_is_a_user_error_that_names_the_repo() -> None:
     with pytest.raises(UserError, match="repo nas"):
-        command.repo_flags(config.Repo(id="nas", flags=["--x 'y"]), {})
+        command.repo_flags(config.Repo(id="nas", flags=["--x 'y"]), {}, (0, 19, 0))
 
 
 def test_environment_is_the_process_then_the_password_then_the_repos_own() -> None:
@@ -125,12 +147,15 @@ def test_environment_is_the_process_then_the_password_then_the_repos_own() -> No
         "RESTIC_PASSWORD_FILE": "",
         "RESTIC_PASSWORD_COMMAND": "",
         "RESTIC_REPOSITORY": "sftp:me@nas:/x",
+        "SSH_ASKPASS_REQUIRE": "never",
     }
 
 
 def test_without_a_password_the_environments_own_ways_to_one_stay() -> None:
-    env = command.environment(config.Repo(uri="/r"), {"RESTIC_PASSWORD_FILE": "/p"})
-    assert env == {"RESTIC_PASSWORD_FILE": "/p", "RESTIC_REPOSITORY": "/r"}
+    env = command.environment(
+        config.Repo(uri="/r"), {"RESTIC_PASSWORD_FILE": "/p", "SSH_ASKPASS_REQUIRE": "force"}
+    )
+    assert env == {"RESTIC_PASSWORD_FILE": "/p", "RESTIC_REPOSITORY": "/r", "SSH_ASKPASS_REQUIRE": "force"}
 
 
 @pytest.mark.parametrize("entry", ["hunter2-secret", "=hunter2-secret", "X=hunter2\0secret"])

@@ -19,6 +19,16 @@ from backrest import harmless
 from backrest.errors import ResticError, UserError
 from backrest.wire import config
 
+Version = tuple[int, int, int]
+
+# What this program adds of its own accord beyond restic 0.14's flags, and the restic that has it first (restic's
+# changelog). An older one ends with "unknown flag" or "invalid option".
+SINCE: dict[str, Version] = {
+    "--retry-lock": (0, 16, 0),
+    "sftp.args": (0, 16, 1),
+    "--skip-if-unchanged": (0, 17, 0),
+}
+
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 # In 4.2's order: CPU before I/O.
@@ -77,12 +87,21 @@ def prefix(repo: config.Repo, which: Callable[[str], str | None]) -> list[str]:
     return words
 
 
-def repo_flags(repo: config.Repo, environ: Mapping[str, str]) -> list[str]:
-    """The repo's own flags, plus one that keeps ssh from asking a person who is not there."""
+def knows(version: Version, flag: str) -> bool:
+    """Whether the restic of this version has the flag or option, one of SINCE."""
+    return version >= SINCE[flag]
+
+
+def repo_flags(repo: config.Repo, environ: Mapping[str, str], version: Version) -> list[str]:
+    """The repo's own flags, plus one that keeps ssh from asking a person who is not there.
+
+    An older restic does without it: ssh has no terminal and, by ``environment``, no window to ask in. restic refuses
+    it beside the user's own sftp.command.
+    """
     flags: list[str] = []
     for number, entry in enumerate(repo.flags, 1):
         flags += _flag(expand(entry, environ), f"repo {repo.id}: flag {number}")
-    if not any("sftp.args" in flag for flag in repo.flags):
+    if knows(version, "sftp.args") and not any(re.search(r"sftp\.(?:args|command)", flag) for flag in flags):
         flags += ["-o", "sftp.args=-oBatchMode=yes"]
     return flags
 
@@ -92,6 +111,7 @@ def environment(repo: config.Repo, environ: Mapping[str, str]) -> dict[str, str]
     values = dict(environ)
     # With it in the environment restic would refuse RESTIC_REPOSITORY as a contradiction.
     values.pop("RESTIC_REPOSITORY_FILE", None)
+    values.setdefault("SSH_ASKPASS_REQUIRE", "never")
     if repo.password:
         values["RESTIC_PASSWORD"] = no_nul(repo.password, f"repo {repo.id}: the password")
         values["RESTIC_PASSWORD_FILE"] = ""

@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 OLDEST = (0, 14)  # what Debian 12 has; its JSON is the oldest that parse.py knows
 NEWEST = (0, 19)  # the newest that was tried
-RETRY_LOCK = (0, 16)  # --retry-lock, for every command
-SKIP_IF_UNCHANGED = (0, 17)  # backup --skip-if-unchanged; also summaries in the list of snapshots
 
 # Between SIGINT and SIGKILL: restic finishes uploads in work and removes its lock (W-34).
 GRACE_S = 10.0
@@ -50,7 +48,6 @@ KEPT_LINE = 2000
 
 INCOMPLETE = 3  # exit code: some source data could not be read
 
-Version = tuple[int, int, int]
 T = TypeVar("T")
 
 
@@ -59,15 +56,15 @@ class Restic:
     """A restic binary that was found and asked for its version."""
 
     path: str
-    version: Version
+    version: command.Version
 
     @property
     def can_wait(self) -> bool:
-        return self.version[:2] >= RETRY_LOCK
+        return command.knows(self.version, "--retry-lock")
 
     @property
     def can_skip(self) -> bool:
-        return self.version[:2] >= SKIP_IF_UNCHANGED
+        return command.knows(self.version, "--skip-if-unchanged")
 
 
 def locate(chosen: str | None, environ: Mapping[str, str], data_dir: Path) -> str:
@@ -109,7 +106,7 @@ async def find(path: str, environ: Mapping[str, str]) -> Restic:
     return Restic(path, version)
 
 
-def parse_version(output: str) -> Version | None:
+def parse_version(output: str) -> command.Version | None:
     """The version in ``restic version``'s text."""
     found = re.search(r"restic (\d+)\.(\d+)\.(\d+)", output)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
@@ -157,7 +154,7 @@ class Repository:
         self.binary = binary
         self.repo = repo
         self._prefix = command.prefix(repo, shutil.which)
-        self._flags = command.repo_flags(repo, environ)
+        self._flags = command.repo_flags(repo, environ, binary.version)
         self._environment = command.environment(repo, environ)
         self._redactor = Redactor.for_environment(self._environment, command.secrets_in(repo, environ))
         self._log = log
