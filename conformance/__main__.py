@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import trio
@@ -16,7 +17,8 @@ from conformance.cases import load
 from conformance.h2raw import open_transport
 from conformance.hublab import MAIN, HubLab
 from conformance.model import CASES, Case, Failed, Role, select
-from conformance.runner import Judge, Result, run_client, run_hub
+from conformance.processes import Place, run_each
+from conformance.runner import Judge, Result, client_cases, run_client, run_hub
 from conformance.seats import ClientLab, Seat, listening
 
 HUB_HELP = """\
@@ -35,7 +37,17 @@ its own, since a client that was refused waits before it comes back. --setup DIR
 known hosts (config.json), and the operations to import before the client starts (operations.jsonl): what --fixture
 promises. For a client that has a configuration already: known-hosts.json, with the permissions that each must be
 granted, host-commands.sh, the same as commands, and repos-and-plans.json.
+
+With --client-command the suite starts a client for each case, with a configuration for this case alone. In the
+command's environment, and in that of --change-command, are BACKREST_CONFIG, BACKREST_DATA (an empty folder) and
+CONFORMANCE_DIR (the same files as above). The client gets SIGTERM, and SIGKILL 5 s later. The folder of a case that
+failed stays, with the client's output; with --setup DIR, which must not hold an earlier run, all do.
 """
+
+
+PATIENCE_S = 10.0
+REDIAL_S = 45.0
+REFERENCE_REDIAL_S = 75.0  # it dials again 60 s after a failed attempt began, and says nothing before
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +122,7 @@ async def _hub(options: argparse.Namespace, cases: list[Case], judge: Judge) -> 
         options.url.rstrip("/"),
         tokens,
         ca_file=options.ca_file,
-        seconds=options.patience,
+        seconds=options.patience or PATIENCE_S,
         reference=options.profile == "reference",
         heartbeat=options.heartbeat,
     )
@@ -121,15 +133,19 @@ async def _hub(options: argparse.Namespace, cases: list[Case], judge: Judge) -> 
 
 async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) -> None:
     host, _, port = options.listen.rpartition(":")
+    host = host.strip("[]")
     reference = options.profile == "reference"
     lab = ClientLab(
-        seconds=options.patience,
-        redial=options.redial or (600.0 if reference else 45.0),
+        seconds=options.patience or (REFERENCE_REDIAL_S if reference else PATIENCE_S),
+        redial=options.redial or (REFERENCE_REDIAL_S if reference else REDIAL_S),
         reference=reference,
         fixture=options.fixture,
         change=options.change_command,
         heartbeat=options.heartbeat,
     )
+    if options.client_command:
+        await _client_processes(options, cases, lab, judge, Place(host, int(port), options.public_url))
+        return
     seats = [Seat(lab, case, number) for number, case in enumerate(cases, start=1)]
     partners: list[Seat] = []
     for seat in seats:
@@ -138,7 +154,7 @@ async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) 
             partners.append(seat.partner)
     everyone = [*seats, *partners]
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(listening(everyone, host.strip("[]"), int(port)))
+        await stack.enter_async_context(listening(everyone, host, int(port)))
         if options.public_url:
             for seat in everyone:
                 seat.public_url = options.public_url.replace("PORT", str(seat.port))
@@ -151,6 +167,36 @@ async def _client(options: argparse.Namespace, cases: list[Case], judge: Judge) 
         print(f"waiting for the client ({len(everyone)} hubs)", file=sys.stderr, flush=True)
         with judge.scope:
             await run_client(seats, lab, judge, first_s=options.wait, through_proxy=options.proxy)
+
+
+def _new_folder(name: str | None) -> Path:
+    """What an earlier run left would be another client's data."""
+    directory = Path(name or tempfile.mkdtemp(prefix="conformance-")).absolute()
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty: with --client-command, --setup names a new folder")
+    return directory
+
+
+async def _client_processes(
+    options: argparse.Namespace, cases: list[Case], lab: ClientLab, judge: Judge, place: Place
+) -> None:
+    directory = _new_folder(options.setup)
+    try:
+        with judge.scope:
+            await run_each(
+                client_cases(cases, lab, judge, options.proxy),
+                lab,
+                judge,
+                command=options.client_command,
+                directory=directory,
+                keep=bool(options.setup),
+                place=place,
+                side_by_side=options.side_by_side,
+            )
+    finally:
+        if not options.setup:
+            with suppress(OSError):  # a case that failed left its folder
+                await trio.Path(directory).rmdir()
 
 
 def _known_failures(path: str | None) -> dict[str, str]:
@@ -193,7 +239,10 @@ def _common(*, again: bool) -> argparse.ArgumentParser:
         "--known-failures", metavar="FILE", help="lines of an id and a reason; these must fail"
     )
     common.add_argument(
-        "--patience", type=float, default=10.0, metavar="S", help="wait this long for an answer (10)"
+        "--patience",
+        type=float,
+        metavar="S",
+        help="wait this long for an answer (10; 75 for a client of the reference)",
     )
     common.add_argument(
         "--heartbeat", type=float, metavar="S", help="the heartbeat interval that was configured, in seconds"
@@ -252,7 +301,16 @@ def _parser() -> argparse.ArgumentParser:
         "--redial",
         type=float,
         metavar="S",
-        help="the client may take this long to come back (45; reference 600)",
+        help="the client may take this long to come back (45; reference 75)",
+    )
+    client.add_argument(
+        "--client-command",
+        metavar="CMD",
+        help="start a client for each case with this shell command; it finds its files by BACKREST_CONFIG, "
+        "BACKREST_DATA and CONFORMANCE_DIR",
+    )
+    client.add_argument(
+        "--side-by-side", type=int, default=4, metavar="N", help="so many of them at a time (4)"
     )
     what = roles.add_parser("setup", help="what a hub should be set up with: as commands, or as files in DIR")
     what.add_argument("what", choices=["hub"])

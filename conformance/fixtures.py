@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from conformance.model import Case
 from conformance.seats import (
     FIXTURE_PASSWORD,
     FIXTURE_PLANS,
@@ -52,7 +54,7 @@ HUB_TOKENS = {
 
 
 def repos_and_plans(*, shared: bool) -> dict[str, Any]:
-    """The repos (conf-a is shared at a hub) and three plans that never run by themselves."""
+    """The repos (conf-a is shared at a hub) and plans that never run by themselves."""
     return {
         "repos": [
             {
@@ -82,6 +84,9 @@ def operations() -> Iterator[str]:
 
 
 def one_operation(plan: str, repo: str, number: int) -> dict[str, Any]:
+    start_ms = (
+        int(time.time() * 1000) - 3_600_000 + number * 1000
+    )  # today: the reference forgets after 30 days
     return {
         "flowId": str(number),
         "repoId": repo,
@@ -89,8 +94,8 @@ def one_operation(plan: str, repo: str, number: int) -> dict[str, Any]:
         "planId": plan,
         "snapshotId": f"{number:064x}",
         "status": "STATUS_SUCCESS",
-        "unixTimeStartMs": str(1_795_000_000_000 + number * 1000),
-        "unixTimeEndMs": str(1_795_000_000_500 + number * 1000),
+        "unixTimeStartMs": str(start_ms),
+        "unixTimeEndMs": str(start_ms + 500),
         "operationBackup": {},
     }
 
@@ -106,11 +111,15 @@ def known_hosts(seats: Sequence[Seat]) -> list[dict[str, Any]]:
             "instanceId": seat.instance_id,
             "keyId": seat.identity.keyid,
             "instanceUrl": seat.url,
-            "initialPairingSecret": seat.secret if seat.case.id.startswith("handshake/") else "",
+            "initialPairingSecret": seat.secret if _pairs(seat.case) else "",
             "permissions": [permission(grant) for grant in seat.case.grants],
         }
         for seat in seats
     ]
+
+
+def _pairs(case: Case) -> bool:
+    return case.id.startswith("handshake/") and not case.paired
 
 
 def permission(grant: str) -> dict[str, Any]:

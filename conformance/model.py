@@ -51,6 +51,8 @@ class Case:
     """Fails a pairing: a hub counts those (ten a minute), so these run last, one after the other."""
     grants: tuple[str, ...] = ()
     """Client role: what the client must grant the hub that this case plays."""
+    paired: bool = False
+    """Client role: begins paired, although its topic is the handshake."""
     needs: tuple[str, ...] = ()
     """What must have been given: token names (hub), "fixture", "change" (client), "heartbeat"."""
 

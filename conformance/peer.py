@@ -85,8 +85,6 @@ class Talk:
         self.seconds = seconds
         self.codec = codec
         self.channel: Channel | None = None
-        self.encoding = "identity"
-        """How what comes is compressed, where its flag says so."""
         self.flags: list[int] = []
         """The flags of every envelope received."""
         self.items: list[str] = []
@@ -142,7 +140,8 @@ class Talk:
         flags, payload = whole
         self.flags.append(flags)
         if flags & COMPRESSED:
-            check(self.encoding == "gzip", "a compressed message came, and no encoding was declared")
+            declared = (self.stream.headers or {}).get("connect-content-encoding")
+            check(declared == "gzip", f"a compressed message came, and the encoding declared is {declared}")
             payload = zlib.decompress(payload, wbits=31)
         if not flags & END:
             return flags, payload

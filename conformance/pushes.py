@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from backrest import wire
 from conformance.model import check
@@ -26,25 +26,62 @@ SHARED = "receive-shared-repos=*"
 WRITE = "read-write-config=*"
 
 
+BESIDE_VIEWS = ("receive_resources", "operation_manifest", "heartbeat", "receive_operations")
+
+
 async def config_of(talk: AsHub) -> Config:
-    config: Config = (
-        await talk.expect(
-            "receive_config",
-            skip=("receive_resources", "operation_manifest", "heartbeat", "receive_operations"),
-        )
-    ).config
+    config: Config = (await talk.expect("receive_config", skip=BESIDE_VIEWS)).config
     return config
 
 
+Received = Item.SyncActionReceiveConfig
+
+
+class Watch:
+    """A session in which pushes are made, and the client's views of its configuration are read."""
+
+    def __init__(self, seat: Seat, talk: AsHub, streams: AsyncExitStack) -> None:
+        self.talk = talk
+        self._seat = seat
+        self._streams = streams
+
+    async def pushed(self, message: Set, done: View, what: str) -> Config:
+        """Push; the first view of the client's configuration in which ``done`` holds.
+
+        Views come with every change, also when another seat's pairing clears its secret: an older one may come first.
+        """
+        await self.talk.send("set_config", message)
+        async with patience(self.talk.seconds, f"a view of the client's configuration: {what}"):
+            while not done(config := (await self.view()).config):
+                pass
+        return config
+
+    async def view(self) -> Received:
+        """The next one. The reference begins anew when its configuration changes: there it is on the next stream, which
+        then takes the place of this one."""
+        found: list[Received] = []
+
+        async def read() -> None:
+            found.append(await self.talk.expect("receive_config", skip=BESIDE_VIEWS))
+
+        if not await self._seat.or_again(read):
+            self.talk = await self._streams.enter_async_context(self._seat.established())
+            await read()
+        return found[0]
+
+
 @asynccontextmanager
-async def watching(seat: Seat) -> AsyncIterator[AsHub]:
+async def watching(seat: Seat, *, calm: bool = False) -> AsyncIterator[Watch]:
     """An established session in which all that the client said so far has been read, and nobody else changes its
-    configuration."""
-    async with seat.established() as talk:
+    configuration. ``calm``: for a serial case, when all others are over."""
+    async with AsyncExitStack() as streams:
+        talk = await streams.enter_async_context(seat.established())
         await talk.expect("operation_manifest")
+        if calm:
+            await seat.lab.calm.wait()
         async with seat.lab.alone:
             await talk.fence()
-            yield talk
+            yield Watch(seat, talk, streams)
 
 
 def a_repo(tag: str, **changes: object) -> Repo:
@@ -63,18 +100,6 @@ def has_repo(guid: str) -> View:
 
 def find(config: Config, guid: str) -> Repo | None:
     return next((repo for repo in config.repos if repo.guid == guid), None)
-
-
-async def pushed(talk: AsHub, message: Set, done: View, what: str) -> Config:
-    """Push; the first view of the client's configuration in which ``done`` holds.
-
-    Views come with every change, also when another seat's pairing clears its secret: an older one may come first.
-    """
-    await talk.send("set_config", message)
-    async with patience(talk.seconds, f"a view of the client's configuration: {what}"):
-        while not done(config := await config_of(talk)):
-            pass
-    return config
 
 
 async def pushed_in_vain(talk: AsHub, message: Set) -> Config | None:
@@ -118,15 +143,15 @@ def a_plan(id: str, repo: str) -> Plan:
     return Plan(id=id, repo=repo, paths=["/conformance"], schedule=wire.config.Schedule(disabled=True))
 
 
-async def writes_nothing(talk: AsHub, push: Set, tag: str) -> None:
+async def writes_nothing(watch: Watch, push: Set, tag: str) -> None:
     """Between two changes, the second one's modno is one more than the first one's if ``push`` wrote nothing.
 
     For a serial case: a pairing that another seat completes writes, too.
     """
     one, other = a_repo(f"{tag}-1"), a_repo(f"{tag}-2")
-    before = await pushed(talk, Set(repos=[one]), has_repo(one.guid), "the first repo in it")
-    await talk.send("set_config", push)
-    after = await pushed(talk, Set(repos=[other]), has_repo(other.guid), "the second repo in it")
+    before = await watch.pushed(Set(repos=[one]), has_repo(one.guid), "the first repo in it")
+    await watch.talk.send("set_config", push)
+    after = await watch.pushed(Set(repos=[other]), has_repo(other.guid), "the second repo in it")
     check(
         after.modno == before.modno + 1, f"modno {before.modno} before it and one change, {after.modno} after"
     )

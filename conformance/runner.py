@@ -54,7 +54,7 @@ class Judge:
         self._report = report
         self._most = most_failures
 
-    async def run(self, case: Case, target: Any, limit: float) -> None:
+    async def run(self, case: Case, target: Any, limit: float) -> Result:
         started = time.monotonic()
         outcome, text = "passed", ""
         try:
@@ -64,9 +64,9 @@ class Judge:
                 outcome, text = "failed", f"not over after {limit:g} s"
         except Exception as error:
             outcome, text = _verdict(error)
-        self.add(case, outcome, text, time.monotonic() - started)
+        return self.add(case, outcome, text, time.monotonic() - started)
 
-    def add(self, case: Case, outcome: str, text: str = "", seconds: float = 0.0) -> None:
+    def add(self, case: Case, outcome: str, text: str = "", seconds: float = 0.0) -> Result:
         reason = self._known.get(case.id)
         if reason is not None and outcome == "failed":
             outcome, text = "known", f"{reason} ({text})"
@@ -77,6 +77,7 @@ class Judge:
         self._report(result)
         if self._most and sum(not result.good for result in self.results) >= self._most:
             self.scope.cancel()
+        return result
 
 
 def _verdict(error: Exception) -> tuple[str, str]:
@@ -139,13 +140,17 @@ def _given(cases: Sequence[Case], have: set[str], judge: Judge, through_proxy: b
             yield case
 
 
+def client_cases(cases: Sequence[Case], lab: ClientLab, judge: Judge, through_proxy: bool) -> list[Case]:
+    """Those that can run; the others are skipped."""
+    given = {"fixture": lab.fixture, "change": lab.change, "heartbeat": lab.heartbeat, "pair": True}
+    return list(_given(cases, {name for name, value in given.items() if value}, judge, through_proxy))
+
+
 async def run_client(
     seats: Sequence[Seat], lab: ClientLab, judge: Judge, *, first_s: float, through_proxy: bool
 ) -> None:
     """Run the cases of ``seats`` at once, when the client has dialled for the first time."""
-    given = {"fixture": lab.fixture, "change": lab.change, "heartbeat": lab.heartbeat, "pair": True}
-    have = {name for name, value in given.items() if value}
-    runnable = {case.id for case in _given([seat.case for seat in seats], have, judge, through_proxy)}
+    runnable = {case.id for case in client_cases([seat.case for seat in seats], lab, judge, through_proxy)}
     with trio.move_on_after(first_s) as waiting:
         await lab.first_arrival.wait()
     if waiting.cancelled_caught:

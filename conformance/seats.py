@@ -8,9 +8,10 @@ which the operator enters at the client before the run. The client dials all of 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -24,8 +25,9 @@ from conformance.peer import AsHub, Handshake, Item, handshake, patience
 _RUN = secrets.token_hex(2)
 
 FIXTURE_REPOS = ("conf-a", "conf-b", "conf-c")  # nothing uses conf-c
-FIXTURE_PLANS = {"conf-a1": "conf-a", "conf-a2": "conf-a", "conf-b1": "conf-b"}
-OPERATIONS_PER_PLAN = 200  # three times that is more than the 512 of one message
+FIXTURE_PLANS = {f"{repo}{number}": repo for repo in ("conf-a", "conf-b") for number in (1, 2, 3, 4)}
+OPERATIONS_PER_PLAN = 80
+"""Of eight plans more than the 512 of one message; of one plan less than the 100 that the reference keeps."""
 FIXTURE_PASSWORD = "conformance-secret"
 
 
@@ -39,12 +41,14 @@ class ClientLab:
 
     seconds: float = 10.0
     redial: float = 45.0
-    """How long the client may take to come back: backoff with jitter. The reference takes up to 9 minutes."""
+    """How long the client may take to come back: backoff with jitter. The reference: a minute at first."""
     reference: bool = False
     fixture: bool = False
-    """The client holds the repos, plans and operations of ``--write-setup``."""
+    """The client holds the repos, plans and operations of ``--setup``."""
     change: str | None = None
     """A command that makes the client create one operation of its own."""
+    environment: dict[str, str] | None = None
+    """Of that command; None is our own."""
     heartbeat: float | None = None
     alone: trio.Lock = field(default_factory=trio.Lock)
     """Held by a case that changes the client's configuration while it looks at it."""
@@ -162,19 +166,28 @@ class Seat:
 
     async def gone(self, talk: AsHub) -> None:
         """The client must give the stream up: close it, or (the reference) come again without closing it."""
+        if self.lab.reference:
+            talk.seconds = max(talk.seconds, self.lab.redial)
+        await self.or_again(partial(talk.until_end, "the client to leave"))
+
+    async def or_again(self, work: Callable[[], Awaitable[object]]) -> bool:
+        """Do ``work``. The reference gives a stream up without a sign, so there it is left undone when the client
+        comes again; the next ``accept`` takes that stream. Returns whether the work was done."""
         if not self.lab.reference:
-            await talk.until_end("the client to leave")
-            return
-        with trio.move_on_after(self.lab.redial) as scope:
-            async with trio.open_nursery() as nursery:
+            await work()
+            return True
+        done = False
+        async with trio.open_nursery() as nursery:
 
-                async def first(wait: Callable[[], object]) -> None:
-                    await wait()  # type: ignore[misc]
-                    nursery.cancel_scope.cancel()
+            async def again() -> None:
+                await self._next_arrival()
+                nursery.cancel_scope.cancel()
 
-                nursery.start_soon(first, talk.until_end)
-                nursery.start_soon(first, self._next_arrival)
-        check(not scope.cancelled_caught, "the client neither left nor came again")
+            nursery.start_soon(again)
+            await work()
+            done = True
+            nursery.cancel_scope.cancel()
+        return done
 
     async def _next_arrival(self) -> None:
         while self._taken >= len(self._streams):
@@ -211,7 +224,12 @@ class Seat:
             raise Skipped("needs --change-command")
         for _ in range(10):  # a program that serves a hundred hubs at once may be slow to answer
             done = await trio.run_process(
-                self.lab.change, shell=True, check=False, capture_stdout=True, capture_stderr=True
+                self.lab.change,
+                shell=True,
+                check=False,
+                capture_stdout=True,
+                capture_stderr=True,
+                env=self.lab.environment,
             )
             if not done.returncode:
                 return

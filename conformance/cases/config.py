@@ -16,8 +16,8 @@ from conformance.seats import FIXTURE_PASSWORD, fixture_guid
 
 async def _view(lab: HubLab, token: str) -> tuple[wire.sync.RemoteConfig, Any, list[wire.config.Repo]]:
     member = await lab.member(token)
-    async with lab.keyed() as talk:
-        return await lab.hello(talk, member)
+    async with lab.let_in(member) as (talk, config):
+        return config, *await lab.first_items(talk)
 
 
 @hub("config/1", "without READ_CONFIG a client's view of repos and plans is empty", "5", needs=("fixture",))

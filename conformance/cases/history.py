@@ -154,6 +154,7 @@ async def _(lab: HubLab) -> None:
     "history/19",
     "a manifest and deletes of one client leave another's operations alone, the same ids included",
     "6",
+    ours=True,
 )
 async def _(lab: HubLab) -> None:
     one, other = await lab.member(), await lab.member()

@@ -1,7 +1,7 @@
 """Operation history, the program as the client: PROTOCOL.md sections 6 and 7.
 
-With ``--fixture`` the client holds 200 operations of each of the plans conf-a1, conf-a2 (repo conf-a) and conf-b1
-(repo conf-b), so that the scopes can be judged; what the client holds besides is of other repos.
+With ``--fixture`` the client holds 80 operations of each of the plans conf-a1 to conf-a4 (repo conf-a) and conf-b1 to
+conf-b4 (repo conf-b), so that the scopes can be judged; what the client holds besides is of other repos.
 """
 
 from __future__ import annotations
@@ -119,18 +119,20 @@ def _scope(id: str, grant: str, plans: set[str], *others: str, **more: bool) -> 
     case(id, Role.CLIENT, sentence, "7", run, grants=grants, needs=("fixture",), **more)
 
 
-_scope("history/67", "*", {"conf-a1", "conf-a2", "conf-b1"})
-_scope("history/68", "repo:conf-a", {"conf-a1", "conf-a2"})
+_A, _B = ({plan for plan, repo in FIXTURE_PLANS.items() if repo == one} for one in ("conf-a", "conf-b"))
+
+_scope("history/67", "*", _A | _B)
+_scope("history/68", "repo:conf-a", _A)
 _scope("history/69", "plan:conf-b1", {"conf-b1"})
-_scope("history/70", "repo:conf-a,!plan:conf-a2", {"conf-a1"}, ours=True)
-_scope("history/71", "*,!repo:conf-a", {"conf-b1"})
-_scope("history/72", "!plan:conf-a1", {"conf-a2", "conf-b1"}, ours=True)
+_scope("history/70", "repo:conf-a,!plan:conf-a2", _A - {"conf-a2"}, ours=True)
+_scope("history/71", "*,!repo:conf-a", _B)
+_scope("history/72", "!plan:conf-a1", (_A | _B) - {"conf-a1"}, ours=True)
 _scope("history/73", "repo:nowhere", set())
-_scope("history/79", "*,!plan:conf-a2", {"conf-a1", "conf-b1"})
-_scope("history/80", "!repo:conf-a", {"conf-b1"}, ours=True)
+_scope("history/79", "*,!plan:conf-a2", (_A | _B) - {"conf-a2"})
+_scope("history/80", "!repo:conf-a", _B, ours=True)
 _scope("history/81", "plan:conf-a1,!repo:conf-a", set())
-_scope("history/82", "repo:conf-a", {"conf-a1", "conf-a2", "conf-b1"}, "plan:conf-b1", ours=True)
-_scope("history/83", "*", {"conf-a1", "conf-a2", "conf-b1"}, "repo:nowhere", ours=True)
+_scope("history/82", "repo:conf-a", _A | {"conf-b1"}, "plan:conf-b1", ours=True)
+_scope("history/83", "*", _A | _B, "repo:nowhere", ours=True)
 
 
 @client(

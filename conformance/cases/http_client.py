@@ -102,11 +102,11 @@ _bad_response(
 )
 
 
-def _bad_envelope(id: str, what: str, data: bytes, **more: bool) -> None:
+def _bad_envelope(id: str, what: str, data: bytes, *, end: bool = False, **more: bool) -> None:
     async def run(seat: Seat) -> None:
         async with seat.established() as talk:
             await talk.fence()
-            await talk.send_bytes(data)
+            await talk.send_bytes(data, end=end)
             await seat.gone(talk)
 
     case(id, Role.CLIENT, f"{what} makes the client leave", "1", run, **more)
@@ -129,7 +129,7 @@ def _flagged(id: str, what: str, packed: bool, flags: int, **more: bool) -> None
 
 _flagged("http/74", "a compressed message without a declared encoding", True, COMPRESSED)
 _flagged("http/75", "an unknown flag (0x04)", False, 4, ours=True)
-_bad_envelope("http/76", "an end-of-stream message that is no JSON", envelope(b"\xff{", END))
+_bad_envelope("http/76", "an end-of-stream message that is no JSON", envelope(b"\xff{", END), end=True)
 _bad_envelope(
     "http/77", "the end-of-stream message alone, without END_STREAM", envelope(b"{}", END), ours=True
 )

@@ -189,13 +189,17 @@ async def _(seat: Seat) -> None:
     check(len(keys) == 2, "the same public key came twice")
 
 
-def _bad_reply(id: str, what: str, reply: Callable[[bytes], Item]) -> None:
+def _bad_reply(id: str, what: str, reply: Callable[[bytes], Item], *, other_keys: bool = False) -> None:
+    """``other_keys``: the client gets keys out of the reply, and they are not ours."""
+
     async def run(seat: Seat) -> None:
         async with seat.accept() as talk:
             key = await talk.client_key()
             encapsulation, talk.channel = respond(key.kem_public_key)
             await talk.send_envelope(reply(encapsulation).SerializeToString())
             await talk.send("handshake", seat.handshake(talk))
+            if other_keys and seat.lab.reference:  # it does not wait for our handshake; its own is unreadable
+                talk.channel = None
             await _no_hello(seat, talk)
 
     case(id, Role.CLIENT, f"{what} makes the client leave, and it does not say who it is", "2", run)
@@ -223,7 +227,12 @@ _bad_reply("kem/37", "a reply of another kind (heartbeat)", lambda e: item("hear
 _bad_reply(
     "kem/38", "a reply of another kind (handshake in the clear)", lambda e: item("handshake", _HANDSHAKE)
 )
-_bad_reply("kem/39", "an altered ML-KEM ciphertext (other keys)", lambda e: _reply(bytes([e[0] ^ 1]) + e[1:]))
+_bad_reply(
+    "kem/39",
+    "an altered ML-KEM ciphertext (other keys)",
+    lambda e: _reply(bytes([e[0] ^ 1]) + e[1:]),
+    other_keys=True,
+)
 for _n, (_what, _change) in enumerate(POINTS, start=40):
     _bad_reply(
         f"kem/{_n}",
@@ -234,6 +243,7 @@ _bad_reply(
     "kem/46",
     "an encapsulation whose point is negated (other keys)",
     lambda e: _point_of(e, lambda p: p[:49] + (_P - int.from_bytes(p[49:], "big")).to_bytes(48, "big")),
+    other_keys=True,
 )
 
 

@@ -95,12 +95,15 @@ def _nonsense(id: str, what: str, plaintext: bytes) -> None:
             await talk.fence()
             await talk.send_inner(plaintext)
             await talk.send("request_resources")
-            async with patience(talk.seconds, "an answer or an end"):
-                received = await talk.next()
-                while not isinstance(received, End) and kind_of(received) != "receive_resources":
-                    received = await talk.next()
-            if not isinstance(received, End):
-                return
+
+            async def answer_or_end() -> None:
+                while not isinstance(received := await talk.next(), End):
+                    if kind_of(received) == "receive_resources":
+                        return
+
+            async with patience(max(talk.seconds, seat.lab.redial), "an answer, an end or a new stream"):
+                if await seat.or_again(answer_or_end) and talk.end is None:
+                    return
         await seat.returns()
 
     case(id, Role.CLIENT, f"{what} from the hub does the client no harm", "5", run)

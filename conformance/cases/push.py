@@ -24,11 +24,9 @@ Config = wire.sync.RemoteConfig
 View = Callable[[Config], object]
 
 
-def _pushing(
-    id: str, sentence: str, section: str = "8", *needs: str, ours: bool = True
-) -> Callable[[Run], Run]:
-    """Register a case of a client that pushes: it runs alone."""
-    return hub(id, sentence, section, ours=ours, serial=True, needs=("fixture", *needs))
+def _pushing(id: str, sentence: str, section: str = "8", *needs: str) -> Callable[[Run], Run]:
+    """Register a case of a client that pushes: it runs alone. The reference takes no set_config."""
+    return hub(id, sentence, section, ours=True, serial=True, needs=("fixture", *needs))
 
 
 @asynccontextmanager
@@ -235,7 +233,6 @@ async def _(lab: HubLab) -> None:
     "a client that announced nothing gets no field that the schema does not know",
     "9",
     "write",
-    ours=False,
 )
 async def _(lab: HubLab) -> None:
     async with _writer(lab) as talk:
@@ -313,8 +310,8 @@ async def _(lab: HubLab) -> None:
 @_pushing("config/23", "a mask that comes back in set_config leaves the secret as it was", "8", "write")
 async def _(lab: HubLab) -> None:
     member = await lab.member("write")
-    async with lab.keyed() as talk:
-        config, _, shared = await lab.hello(talk, member)
+    async with lab.let_in(member) as (talk, config):
+        _, shared = await lab.first_items(talk)
         repo = next(repo for repo in config.repos if repo.id == "conf-a")
         for unlock in (True, False):
             repo.auto_unlock = unlock

@@ -7,18 +7,21 @@ uses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from backrest import wire
 from conformance.model import Role, case, check, client
 from conformance.outcome import announce, announced, extended, outcome
-from conformance.peer import AsHub, Item, patience
+from conformance.peer import patience
 from conformance.pushes import (
+    BESIDE_VIEWS,
     SHARED,
     VIEW,
     WRITE,
     Config,
     Repo,
     Set,
+    Watch,
     a_plan,
     a_repo,
     config_of,
@@ -27,7 +30,6 @@ from conformance.pushes import (
     has_repo,
     no_plan,
     no_repo,
-    pushed,
     pushed_in_vain,
     watching,
     writes_nothing,
@@ -48,9 +50,10 @@ def _pushed(
     """A repo that is new at the client is pushed, and must be there as ``wanted`` says."""
 
     async def run(seat: Seat) -> None:
-        repo = a_repo(tag, **changes)
-        async with watching(seat) as talk:
-            config = await pushed(talk, Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
+        origin = {} if ours else {"origin_instance_id": seat.instance_id}  # the reference takes no other
+        repo = a_repo(tag, **(origin | changes))
+        async with watching(seat) as watch:
+            config = await watch.pushed(Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
             found = find(config, repo.guid)
             assert found is not None
             check(wanted(seat, found), f"it became {_show(found)}")
@@ -151,13 +154,13 @@ _pushed(
     grants=(WRITE,),
 )
 async def _(seat: Seat) -> None:
-    async with watching(seat) as talk:
-        repo = a_repo("both")
+    async with watching(seat) as watch:
+        repo = a_repo("both", origin_instance_id=seat.instance_id)
         push = Set(repos=[repo], plans=[a_plan("conf-both", repo.id)])
-        config = await pushed(talk, push, has_repo(repo.guid), "the repo in it")
+        config = await watch.pushed(push, has_repo(repo.guid), "the repo in it")
         check(has_plan("conf-both")(config), "the plan is not there")
         push = Set(repos_to_delete=[repo.id], plans_to_delete=["conf-both"])
-        config = await pushed(talk, push, no_repo(repo.id), "the repo gone")
+        config = await watch.pushed(push, no_repo(repo.id), "the repo gone")
         check(no_plan("conf-both")(config), "the plan is still there")
 
 
@@ -170,9 +173,9 @@ async def _(seat: Seat) -> None:
     grants=(WRITE, SHARED),
 )
 async def _(seat: Seat) -> None:
-    async with watching(seat) as talk:
-        await talk.send("request_resources")  # any view before the change will do
-        view = talk.views[-1]
+    async with watching(seat) as watch:
+        await watch.talk.send("request_resources")  # any view before the change will do
+        view = watch.talk.views[-1]
         repo = find(view, fixture_guid("conf-c"))
         check(repo is not None, "the repo is not in the view")
         assert repo is not None
@@ -182,7 +185,7 @@ async def _(seat: Seat) -> None:
             found = find(config, repo.guid)
             return found is not None and found.auto_unlock
 
-        config = await pushed(talk, Set(repos=[repo]), changed, "the change in it")
+        config = await watch.pushed(Set(repos=[repo]), changed, "the change in it")
         found = find(config, repo.guid)
         check(found is not None and not found.origin_instance_id, "it is not local any more")
 
@@ -197,20 +200,17 @@ async def _(seat: Seat) -> None:
 )
 async def _(seat: Seat) -> None:
     same = Set(repos=[a_repo("again")])
-    async with seat.established() as talk:
-        await talk.expect("operation_manifest")
-        await seat.lab.calm.wait()
-        async with seat.lab.alone:
-            await pushed(talk, same, has_repo(same.repos[0].guid), "the repo in it")
-            await writes_nothing(talk, same, "again")
+    async with watching(seat, calm=True) as watch:
+        await watch.pushed(same, has_repo(same.repos[0].guid), "the repo in it")
+        await writes_nothing(watch, same, "again")
 
 
 @client("config/71", "the good item beside a refused one is applied", "8", ours=True, grants=(VIEW, SHARED))
 async def _(seat: Seat) -> None:
-    async with watching(seat) as talk:
+    async with watching(seat) as watch:
         good, bad = a_repo("good"), a_repo("bad", guid="")
         push = Set(repos=[bad, good], plans=[a_plan("conf-x10", "conf-good")])
-        config = await pushed(talk, push, has_repo(good.guid), "the good repo in it")
+        config = await watch.pushed(push, has_repo(good.guid), "the good repo in it")
         check(no_repo("conf-bad")(config) and no_plan("conf-x10")(config), "a refused item was applied")
 
 
@@ -222,31 +222,31 @@ async def _(seat: Seat) -> None:
     grants=(WRITE,),
 )
 async def _(seat: Seat) -> None:
-    async with watching(seat) as talk:
-        await pushed(talk, Set(plans=[a_plan("conf-w1", "conf-a")]), has_plan("conf-w1"), "the plan in it")
+    async with watching(seat) as watch:
+        await watch.pushed(Set(plans=[a_plan("conf-w1", "conf-a")]), has_plan("conf-w1"), "the plan in it")
         changed = a_plan("conf-w1", "conf-a")
         changed.paths.append("/more")
 
         def more(config: Config) -> bool:
             return any(plan.id == "conf-w1" and "/more" in plan.paths for plan in config.plans)
 
-        await pushed(talk, Set(plans=[changed]), more, "the changed plan in it")
-        await pushed(talk, Set(plans_to_delete=["conf-w1"]), no_plan("conf-w1"), "the plan gone")
+        await watch.pushed(Set(plans=[changed]), more, "the changed plan in it")
+        await watch.pushed(Set(plans_to_delete=["conf-w1"]), no_plan("conf-w1"), "the plan gone")
 
 
 @client(
     "config/73", "a shared repo that changes at its hub changes at the client", "8", grants=(VIEW, SHARED)
 )
 async def _(seat: Seat) -> None:
-    async with watching(seat) as talk:
-        repo = a_repo("moves")
-        await pushed(talk, Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
+    async with watching(seat) as watch:
+        repo = a_repo("moves", origin_instance_id=seat.instance_id)
+        await watch.pushed(Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
         repo.uri = "/nonexistent/conf-moved"
 
         def moved(config: Config) -> bool:
             return any(one.guid == repo.guid and one.uri == repo.uri for one in config.repos)
 
-        await pushed(talk, Set(repos=[repo]), moved, "the change in it")
+        await watch.pushed(Set(repos=[repo]), moved, "the change in it")
 
 
 @client(
@@ -259,14 +259,14 @@ async def _(seat: Seat) -> None:
 )
 async def _(seat: Seat) -> None:
     other = seat.partner
-    async with watching(other) as talk:
+    async with watching(other) as watch:
         repo = a_repo("theirs")
-        await pushed(talk, Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
-    async with watching(seat) as talk:
+        await watch.pushed(Set(repos=[repo]), has_repo(repo.guid), "the repo in it")
+    async with watching(seat) as watch:
         evil = Repo()
         evil.CopyFrom(repo)
         evil.uri = "/evil"
-        await pushed_in_vain(talk, Set(repos=[evil]))
+        await pushed_in_vain(watch.talk, Set(repos=[evil]))
     async with seat.established() as talk:
         found = find(await config_of(talk), repo.guid)
         check(found is not None and found.uri == repo.uri, "it was taken over")
@@ -282,16 +282,13 @@ async def _(seat: Seat) -> None:
     grants=(WRITE, SHARED),
 )
 async def _(seat: Seat) -> None:
-    async with seat.established() as talk:
-        view = await config_of(talk)
+    async with watching(seat, calm=True) as watch:
+        view = watch.talk.views[-1]
         back = Set(
             repos=[repo for repo in view.repos if repo.id == "conf-a"],
             plans=[plan for plan in view.plans if plan.id == "conf-a1"],
         )
-        await talk.expect("operation_manifest")
-        await seat.lab.calm.wait()
-        async with seat.lab.alone:
-            await writes_nothing(talk, back, "masked")
+        await writes_nothing(watch, back, "masked")
 
 
 @client(
@@ -304,9 +301,9 @@ async def _(seat: Seat) -> None:
 )
 async def _(seat: Seat) -> None:
     good = a_repo("beside")
-    async with watching(seat) as talk:
+    async with watching(seat) as watch:
         push = Set(repos=[a_repo("x", id="conf-a"), good, a_repo("x", uri="/nonexistent/conf-b")])
-        await pushed(talk, push, has_repo(good.guid), "the good repo in it")
+        await watch.pushed(push, has_repo(good.guid), "the good repo in it")
 
 
 @client(
@@ -333,20 +330,13 @@ async def _(seat: Seat) -> None:
             for number, (push, refused) in enumerate(pushes, start=1):
                 await talk.send("set_config", push)
                 async with patience(talk.seconds, "a view that says what became of the push"):
-                    while not outcome(received := await _next_view(talk))[0]:
+                    while not outcome(received := await talk.expect("receive_config", skip=BESIDE_VIEWS))[0]:
                         pass
                 taken, sentences = outcome(received)
                 check(taken == number, f"it counts {taken} set_configs, not {number}")
                 check(has_repo(repo.guid)(received.config), "the repo of the first push is not there")
                 told = [sentence for sentence in sentences if refused in sentence]
                 check(len(sentences) == bool(refused) == len(told), f"refused: {sentences}")
-
-
-async def _next_view(talk: AsHub) -> Item.SyncActionReceiveConfig:
-    received: Item.SyncActionReceiveConfig = await talk.expect(
-        "receive_config", skip=("receive_resources", "operation_manifest", "heartbeat", "receive_operations")
-    )
-    return received
 
 
 @client(
@@ -356,16 +346,19 @@ async def _next_view(talk: AsHub) -> Item.SyncActionReceiveConfig:
     grants=(VIEW, SHARED),
 )
 async def _(seat: Seat) -> None:
-    async with seat.established() as talk:
-        check(not extended(await _next_view(talk)), "unknown fields in the first view")
+    async with AsyncExitStack() as streams:
+        talk = await streams.enter_async_context(seat.established())
+        watch = Watch(seat, talk, streams)
+        check(not extended(await watch.view()), "unknown fields in the first view")
         await talk.expect("operation_manifest")
         async with seat.lab.alone:
-            await talk.send("set_config", Set(repos=[a_repo("silent")]))
-            check(not extended(await _next_view(talk)), "unknown fields after a push")
+            repo = a_repo("silent", origin_instance_id=seat.instance_id)
+            await talk.send("set_config", Set(repos=[repo]))
+            check(not extended(await watch.view()), "unknown fields after a push")
 
 
 @client("config/76", "deleting what is not there does no harm", "8", grants=(WRITE,))
 async def _(seat: Seat) -> None:
-    async with watching(seat) as talk:
-        await pushed_in_vain(talk, Set(plans_to_delete=["never-was"], repos_to_delete=["never-was"]))
-        await talk.fence()
+    async with watching(seat) as watch:
+        await pushed_in_vain(watch.talk, Set(plans_to_delete=["never-was"], repos_to_delete=["never-was"]))
+        await watch.talk.fence()

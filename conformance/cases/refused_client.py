@@ -42,10 +42,10 @@ def _skipped(
     """A push that must change nothing, and must not end the session."""
 
     async def run(seat: Seat) -> None:
-        async with watching(seat) as talk:
-            config = await pushed_in_vain(talk, message(seat))
+        async with watching(seat) as watch:
+            config = await pushed_in_vain(watch.talk, message(seat))
             check(config is None or unchanged(config), "it was applied")
-            await talk.fence()
+            await watch.talk.fence()
         async with seat.established() as talk:  # and in the next session it still is not
             check(unchanged(await config_of(talk)), "it was applied")
 
