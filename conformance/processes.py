@@ -98,7 +98,7 @@ async def _in_process(case: Case, lab: ClientLab, command: str, where: Path, pla
             for one in seats:
                 one.public_url = place.public_url.replace("PORT", str(one.port))
         setup.write_client(where, seats)
-        async with _client(command, where, environment):
+        async with running(command, where, environment):
             with trio.move_on_after(START_S) as waiting:
                 await own.first_arrival.wait()
             if waiting.cancelled_caught:
@@ -107,7 +107,7 @@ async def _in_process(case: Case, lab: ClientLab, command: str, where: Path, pla
 
 
 @asynccontextmanager
-async def _client(command: str, where: Path, environment: dict[str, str]) -> AsyncIterator[None]:
+async def running(command: str, where: Path, environment: dict[str, str]) -> AsyncIterator[None]:
     """The client's process, for the length of the block: a group of its own, since the command is a shell's. Failed
     when it ends by itself."""
     with (where / OUTPUT).open("wb") as output:

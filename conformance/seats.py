@@ -87,7 +87,7 @@ class Seat:
 
     # --- the listener
 
-    async def serve(self, transport: trio.SocketStream) -> None:
+    async def serve(self, transport: trio.abc.Stream) -> None:
         """One connection of the client."""
         connection = Connection(transport, client=False)
         async with trio.open_nursery() as nursery:

@@ -13,11 +13,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import trio
+from google.protobuf.message import DecodeError
 from sync_world import GUID, Instance, World, pipes
 
 from backrest import wire
 from backrest.crypto.channel import Channel, ChannelError, Initiator
 from backrest.crypto.identity import Identity, make_handshake, verify_handshake
+from backrest.errors import PeerError
 from backrest.protocol.framing import Decoder, EndOfStream, encode, parse_end
 
 Item = wire.sync.SyncStreamItem
@@ -51,10 +53,12 @@ class GoClient:
         secret: str = "",
         takes_shared: bool = True,
         writable: bool = False,
+        shows: bool = False,
         repos: Iterable[Repo] = (),
         user_agent: str = USER_AGENT,
     ) -> None:
-        """``takes_shared`` and ``writable`` are its grants for the hub: receive-shared-repos, read-write-config."""
+        """``takes_shared``, ``writable`` and ``shows`` are its grants for the hub: receive-shared-repos,
+        read-write-config, and whether it shows its configuration."""
         self.world = world
         self.hub = hub
         self.name = name
@@ -63,6 +67,7 @@ class GoClient:
         self.keyid = self.identity.keyid
         self.takes_shared = takes_shared
         self.writable = writable
+        self.shows = shows
         self.repos = {repo.guid: repo for repo in repos}
         self.plans: dict[str, Any] = {}
         self.user_agent = user_agent
@@ -139,7 +144,13 @@ class GoClient:
         key = Item.SyncEstablishSharedSecret(protocol_version=1, kem_public_key=initiator.public_key)
         stream.clear(Item(establish_shared_secret=key))
         exchange = await self._next(stream)
-        stream.channel = initiator.finish(exchange.establish_shared_secret.kem_encapsulation)
+        answer = exchange.establish_shared_secret
+        try:
+            stream.channel = initiator.finish(answer.kem_encapsulation)
+        except ValueError:
+            raise GivenUp("the hub's half of the key exchange is malformed") from None
+        if answer.protocol_version != 1:
+            raise GivenUp("it does not know this transport version")
         transcript = stream.channel.transcript
         stream.say(handshake=make_handshake(self.identity, self.name, self.secret, transcript))
         hello: Any = None
@@ -148,10 +159,15 @@ class GoClient:
         if hello is None:
             raise GivenUp("no handshake came")
         verify_handshake(hello.handshake, transcript)
+        if hello.handshake.public_key.keyid != self.hub.keyid:
+            raise GivenUp("it is another hub")
         if self.secret:
             self.secret = ""
             raise GivenUp("the pairing secret was cleared", at_once=True)
         view = wire.sync.RemoteConfig(version=6)
+        if self.shows:
+            view.repos.extend(self.repos.values())
+            view.plans.extend(self.plans.values())
         stream.say(receive_config=Item.SyncActionReceiveConfig(config=view))
         stream.say(receive_resources=self._resources())
         stream.say(operation_manifest=self._manifest())
@@ -247,23 +263,23 @@ class _Stream:
 
     async def hear(self) -> Any:
         """The next item, opened, or an EndOfStream; GivenUp for a record that does not open and a broken stream."""
-        while (envelope := self._decoder.next()) is None:
-            try:
-                data = await self.pipe.receive()
-            except OSError:
-                data = b""
-            if not data:
-                raise GivenUp("the stream broke off")
-            self._decoder.feed(data)
-        if envelope.is_end:
-            return parse_end(envelope.payload)
-        item = Item.FromString(envelope.payload)
-        if self.channel is None:
-            return item
         try:
+            while (envelope := self._decoder.next()) is None:
+                try:
+                    data = await self.pipe.receive()
+                except OSError:
+                    data = b""
+                if not data:
+                    raise GivenUp("the stream broke off")
+                self._decoder.feed(data)
+            if envelope.is_end:
+                return parse_end(envelope.payload)
+            item = Item.FromString(envelope.payload)
+            if self.channel is None:
+                return item
             return Item.FromString(self.channel.open(item.encrypted.nonce, item.encrypted.ciphertext))
-        except ChannelError:
-            raise GivenUp("a record does not open") from None
+        except (ChannelError, DecodeError, PeerError):
+            raise GivenUp("what came does not open, or does not parse") from None
 
 
 async def _beat(stream: _Stream) -> None:

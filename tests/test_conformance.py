@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from caddy import running_caddy
 from processes import BACKREST, Daemon, Machine
 
 from backrest.crypto.tokens import PairingToken
-from conformance import fixtures, report, selftest
-from conformance.__main__ import main
+from conformance import fixtures, processes, report, selftest
+from conformance.__main__ import _known_failures, main
 from conformance.cases import load
 from conformance.hublab import MAIN, HubLab
 from conformance.model import CASES, Case, Failed, Role, Skipped, select
@@ -127,6 +128,57 @@ def test_this_program_conforms_as_a_client(machine: Machine, tmp_path: Path) -> 
         all_ran(Role.CLIENT, suite.finish())
 
 
+OF_ITS_OWN = ("kem/30", "record/31", "handshake/62", "config/73", "history/67", "history/76")
+"""Cases that need the files, the commands, a new stream in the reference's profile, or none of it."""
+
+
+@whole_run
+def test_each_case_may_have_a_client_of_its_own(tmp_path: Path) -> None:
+    backrest = shlex.join(BACKREST)
+    serve = f"exec {backrest} serve --bind-address 127.0.0.1:0 {' '.join(HEARTBEAT)}"
+    suite = Suite(
+        *("client", "--profile", "reference", "--fixture", "--heartbeat", "1", "--side-by-side", "2"),
+        *("--setup", str(tmp_path / "setup")),
+        *("--client-command", f"{backrest} ops import $CONFORMANCE_DIR/operations.jsonl && {serve}"),
+        *("--change-command", f"{backrest} ops import $CONFORMANCE_DIR/one-more.jsonl"),
+        *(f"--only={id}" for id in OF_ITS_OWN),
+    )
+    assert suite.finish() == dict.fromkeys(OF_ITS_OWN, "passed")
+    for id in OF_ITS_OWN:
+        config = json.loads((tmp_path / "setup" / id.replace("/", "-") / "config.json").read_text())
+        assert len(config["sync"]["knownHosts"]) == 1
+
+
+def test_a_client_that_ends_by_itself_fails_its_case_and_what_it_said_is_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = "echo no such option; exit 3"
+    arguments = ["--setup", str(tmp_path / "setup"), "--client-command", command, "--only", "kem/30"]
+    assert main(["client", *arguments]) == 1
+    assert "exit code 3" in capfd.readouterr().err
+    assert (tmp_path / "setup" / "kem-30" / "output.txt").read_text() == "no such option\n"
+    assert main(["client", *arguments]) == 2
+    assert "not empty" in capfd.readouterr().err
+
+
+def test_only_cases_of_pairing_begin_with_a_secret() -> None:
+    seats = [Seat(ClientLab(), CASES[id], 1) for id in ("handshake/62", "handshake/82", "kem/30")]
+    secrets = [host["initialPairingSecret"] for host in fixtures.known_hosts(seats)]
+    assert [bool(secret) for secret in secrets] == [True, False, False]
+
+
+async def test_a_client_that_ignores_sigterm_is_killed_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the shell started holds a pipe open as long as it lives."""
+    monkeypatch.setattr(processes, "TERM_S", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    async with processes.running("trap '' TERM; sleep 1000 >pipe & wait", tmp_path, dict(os.environ)):
+        held = await trio.open_file(tmp_path / "pipe", "rb")
+    async with held:
+        assert await held.read() == b""
+
+
 @whole_run
 async def test_this_program_conforms_as_a_hub_behind_caddy(machine: Machine) -> None:
     arguments = hub_arguments(machine)
@@ -206,6 +258,12 @@ def test_the_reference_profile_leaves_out_what_only_we_promise() -> None:
     full, reference = select(Role.HUB), select(Role.HUB, reference=True)
     assert {case.id for case in full} - {case.id for case in reference} == {c.id for c in full if c.ours}
     assert len(reference) >= 60
+
+
+def test_the_known_failures_of_the_reference_are_cases_of_its_profile() -> None:
+    known = _known_failures(str(ROOT / "conformance" / "known-failures" / "reference.txt"))
+    assert known
+    assert known.keys() <= {case.id for case in select(Role.CLIENT, reference=True)}
 
 
 def test_cases_are_chosen_by_glob() -> None:
