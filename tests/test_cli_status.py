@@ -186,6 +186,16 @@ def test_without_a_daemon_it_says_so_and_monitoring_cries(world: World, here: Ru
     assert "no daemon runs" in here("status", "--check", code=states.CRITICAL).stdout
 
 
+def test_two_machines_with_a_clients_key_are_a_warning(world: World, here: Run) -> None:
+    add_client(world, "laptop", LAPTOP)
+    with world.daemon() as daemon:
+        for ago_s, seen in ((3600, True), (25 * 3600, False)):
+            twin_ms = int((time.time() - ago_s) * 1000)
+            daemon.peers.update(LAPTOP, state=STATES.CONNECTION_STATE_CONNECTED, twin_ms=twin_ms)
+            assert ("two machines use the key of this client" in here("status").stderr) == seen
+            here("status", "--check", code=states.WARNING if seen else states.OK)
+
+
 def test_who_was_refused_under_a_clients_name_is_told_beside_the_client(
     world: World, here: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,10 @@ def fill(store: PeerStore) -> PeerRecord:
         warnings=(WARNING,),
         refused=2,
         answers=False,
+        sessions=("new", "old"),
+        last_session="newest",
+        mixed=True,
+        twin_ms=11,
         taken=Taken(
             (Reach((("*", "!plan:a,b"),), 9, 1_700_000_000_009), Reach((), 1, 2)),
             frozenset((3, 4, 5, 9)),
@@ -82,6 +86,8 @@ def test_everything_survives_but_the_state(tmp_path: Path) -> None:
     )
     assert (again.known_repos, again.known_plans) == (record.known_repos, record.known_plans)
     assert (again.warnings, again.refused, again.answers) == ((WARNING,), 2, False)
+    assert (again.sessions, again.last_session) == (("new", "old"), "newest")
+    assert (again.mixed, again.twin_ms) == (True, 11)
     assert again.remote_config is not None
     assert again.remote_config.modno == 3
 

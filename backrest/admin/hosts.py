@@ -290,7 +290,7 @@ async def _try(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool
     def ready() -> None:  # before the hub takes the token
         context.ready_to_record()
         context.config.check_writable()
-        _ = context.oplog
+        _ = context.oplog, context.peers
 
     await trio.to_thread.run_sync(ready)
     with trio.move_on_after(WAIT_S):
@@ -299,6 +299,7 @@ async def _try(context: Context, entry: Peer, ca_file: str | None) -> tuple[bool
             config=context.config,
             oplog=context.oplog,
             peers=PeerStore(context.paths.peers, now_ms),  # in memory only
+            names=context.peers,  # it is this machine that dials, as the hub knows it
             audit=context.audit,
             dial=dialer(ca_file or context.ca_file),
             trial=True,

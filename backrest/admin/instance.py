@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from typing import Any
 
 from backrest import __version__, wire
@@ -142,6 +143,13 @@ def status(context: Context) -> dict[str, Any]:
     return result
 
 
+TWO = (
+    "two machines use the key of this client at the same time, and the second is refused (`backrest audit` says from "
+    'where): if it is a copy, run `backrest identity rotate` on one of them, give it another name ("instance" in its '
+    "configuration), and pair it"
+)
+
+
 def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> dict[str, Any]:
     """A configured peer: its PeerState in protobuf's names, and what we know besides."""
     record = context.peers.get(peer.keyid)
@@ -171,7 +179,9 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["nextTryMillis"] = str(record.next_try_ms)
     result["knownRepos"] = [codec.to_dict(repo) for repo in record.known_repos]
     result["knownPlans"] = [codec.to_dict(plan) for plan in record.known_plans]
+    two = record.has_twin(time.time_ns() // 1_000_000)
     result["warnings"] = [
+        *((TWO,) if two else ()),
         *(warning.words() for warning in record.warnings),
         *notices,
         *_withdrawn(context.config.current, record),

@@ -69,7 +69,19 @@ class PeerRecord:
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
     answers: bool | None = None  # does its program say what became of a push? None: it has not been here yet
     offered: tuple[str, ...] | None = None  # a hub: the guids of what it shares with us; None: unknown
+    sessions: tuple[
+        str, ...
+    ] = ()  # a hub: the names of our sessions with it, the newest first (sync/twins.py)
+    last_session: str = ""  # a client: the name of its last session here, if it gives names
+    mixed: bool = (
+        False  # a client: what is held may be another machine's with its key, until all was asked for
+    )
+    twin_ms: int = 0  # a client: when two live machines with its key were seen last
     taken: Taken | None = None  # a hub of another kind: what it took of our history, and cannot take again
+
+    def has_twin(self, now_ms: int) -> bool:
+        """Were two live machines with this client's key seen of late?"""
+        return bool(self.twin_ms) and 0 <= now_ms - self.twin_ms < TWIN_MS
 
     def to_proto(self) -> sync.PeerState:
         """For the admin API and the file: the reference's message, secrets masked."""
@@ -90,7 +102,10 @@ class PeerRecord:
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
 _HEARTBEAT = frozenset(("last_heartbeat_ms",))
-_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis")
+_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis", "twinMillis")
+MAX_SESSIONS = 32  # as many names as a handshake may hold
+# Two machines with one key count as two for a day after the second tried last: a night passes between a machine's days.
+TWIN_MS = 86_400_000
 
 
 class PeerStore:
@@ -330,6 +345,14 @@ def _encode(record: PeerRecord) -> bytes:
         entry["archivedMillis"] = str(record.archived_ms)
     if record.answers is not None:
         entry["answersPushes"] = record.answers
+    if record.sessions:
+        entry["sessions"] = list(record.sessions)
+    if record.last_session:
+        entry["lastSession"] = record.last_session
+    if record.mixed:
+        entry["mixed"] = True
+    if record.twin_ms:
+        entry["twinMillis"] = str(record.twin_ms)
     if record.offered is not None:
         entry["offered"] = list(record.offered[:MAX_OFFERED])
     if record.taken is not None:
@@ -365,7 +388,16 @@ def _decode_one(entry: Any) -> PeerRecord:
     answers = entry.get("answersPushes")
     if answers not in (None, True, False):
         raise ValueError("whether a peer answers pushes is neither true nor false")
-    since_ms, next_try_ms, refused, archived_ms, config_ms = (_int64(entry.get(name, "0")) for name in _OURS)
+    sessions, last_session, mixed = (
+        entry.get("sessions", []),
+        entry.get("lastSession", ""),
+        entry.get("mixed"),
+    )
+    if not isinstance(sessions, list) or not all(isinstance(one, str) for one in [*sessions, last_session]):
+        raise ValueError("the names of a peer's sessions are not texts")
+    since_ms, next_try_ms, refused, archived_ms, config_ms, twin_ms = (
+        _int64(entry.get(name, "0")) for name in _OURS
+    )
     return PeerRecord(
         keyid=proto.peer_keyid,
         instance_id=proto.peer_instance_id,
@@ -384,6 +416,10 @@ def _decode_one(entry: Any) -> PeerRecord:
         config_ms=config_ms,
         answers=answers,
         offered=None if offered is None else tuple(offered),
+        sessions=tuple(sessions[:MAX_SESSIONS]),
+        last_session=last_session,
+        mixed=mixed is True,
+        twin_ms=twin_ms,
         taken=taken.decode(entry["taken"]) if "taken" in entry else None,
     )
 

@@ -38,6 +38,7 @@ from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
 from backrest.sync.outcome import Outcome, State, outcome_of
 from backrest.sync.pushing import FEATURES, Recorder
+from backrest.sync.twins import Names, announced
 from backrest.sync.watch import ConfigWatch
 from backrest.sync.withheld import Withheld
 
@@ -101,8 +102,10 @@ class KnownHost:
         limits: Limits | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
         trial: bool = False,
+        names: PeerStore | None = None,
     ) -> None:
-        """``trial``: the entry is not in the configuration, and its pairing secret counts as it is."""
+        """``trial``: the entry is not in the configuration, and its pairing secret counts as it is. ``names``: where
+        our sessions' names are, if not in ``peers``."""
         self.keyid = entry.keyid
         self._trial = trial
         self._entry = entry
@@ -116,6 +119,7 @@ class KnownHost:
         self._pushes = pushes
         self._record = Recorder(audit)
         self._withheld = Withheld(entry.keyid, peers, oplog)
+        self._names = Names(names or peers, entry.keyid)
         self._suspicion = ""  # the last that was recorded
         self._dial = dial
         self._limits = limits or Limits()
@@ -231,7 +235,7 @@ class KnownHost:
             expected_keyid=self._entry.keyid,
             expected_instance_id=self._entry.instance_id,
             limits=self._limits,
-            features=FEATURES,
+            features=(*FEATURES, *announced(await self._names.of_next())),
         )
 
         async def on_established() -> None:
@@ -281,6 +285,8 @@ class KnownHost:
         finally:
             self._link = None
             self._withheld.ended(clean=clean, lost=lost, absent=absent)
+        if session.peer is not None:
+            self._names.sent()
         if isinstance(error, PeerError) and error.fault in IMPOSTURE:
             await self._suspect(str(error))
         lived = 0.0 if math.isnan(established) else max(trio.current_time() - established, 0.001)
@@ -367,6 +373,7 @@ async def pair_once(
     audit: AuditLog,
     dial: Dial | None = None,
     trial: bool = False,
+    names: PeerStore | None = None,
 ) -> Outcome:
     """Dial a known host until it lets us in or clearly refuses, for a command without a daemon; or, as a ``trial``, one
     that is to be known.
@@ -384,6 +391,7 @@ async def pair_once(
             audit=audit,
             dial=dial or dialer(),
             trial=trial,
+            names=names,
         )
         for attempt in range(1 + PAIRING_RETRIES):
             if attempt:

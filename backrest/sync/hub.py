@@ -34,6 +34,7 @@ from backrest.sync.gate import LAST_WORDS_S, AtTheGate, FailureLimit, Gate, Reas
 from backrest.sync.inbound import Inbound
 from backrest.sync.link import GOODBYE_S, Link, Stream
 from backrest.sync.pushing import FEATURES, Recorder
+from backrest.sync.twins import Twins, named
 from backrest.sync.watch import ConfigWatch, Subscribe, Watch
 
 log = logging.getLogger("backrest.sync")
@@ -109,6 +110,7 @@ class Hub:
         self._unrecorded = 0
         self._logged = FailureLimit(per_address=REFUSALS_LOGGED, total=REFUSALS_LOGGED)
         self._let_in = LetIn(audit)
+        self._twins = Twins(peers, self.record, wall)
         self._live: dict[str, Inbound] = {}
         self._namesakes: dict[str, tuple[int, float]] = {}
         self._links: set[Link] = set()
@@ -167,6 +169,8 @@ class Hub:
             nonlocal client
             if isinstance(event, events.PeerIdentified):
                 entry = await self._identify(event, address)
+                waiting.pass_on()
+                mixed = await self._twins.judge(event, address, self._live.get(entry.keyid))
                 if not self.authorizes(entry):  # changed since it was looked up or paired
                     changed = pairing.refusal("this client's entry on the hub was changed this very moment")
                     raise await self._refuse(event, address, changed)
@@ -177,9 +181,8 @@ class Hub:
                     raise PeerError(Fault.ENDED, Code.INTERNAL, _DISPLACED)
                 kept = session.accept()
                 stream.let_in()
-                client = Inbound(self, link, entry, number)
-                waiting.pass_on()
-                self._arrived(client, entry, address)
+                client = Inbound(self, link, entry, number, mixed=mixed)
+                self._arrived(client, entry, address, event.features, mixed)
                 self._let_in.note(entry, address)
                 link.flush()
                 for early in kept:
@@ -354,7 +357,9 @@ class Hub:
         for client in tuple(self._live.values()):
             client.link.do(tell, client)
 
-    def _arrived(self, client: Inbound, entry: Peer, address: str) -> None:
+    def _arrived(
+        self, client: Inbound, entry: Peer, address: str, features: Sequence[str], mixed: bool
+    ) -> None:
         """End the client's older session at once (never waiting for it), say hello. It is connected when it has said
         something: the reference client may have given up this stream already."""
         older = self._live.get(entry.keyid)
@@ -372,6 +377,8 @@ class Hub:
             since_ms=now_ms,
             next_try_ms=0,
             refused=0,
+            last_session=next(iter(named(features)), ""),
+            mixed=mixed,
             archived_ms=0,  # a removed one that paired again: its history is live again
         )
         log.info("%s was let in from %s", entry.instance_id, address or "the local socket")
@@ -394,7 +401,7 @@ class Hub:
     def connected(self, client: Inbound) -> None:
         """The client said its first word in this session."""
         if self._live.get(client.keyid) is client:
-            now_ms = int(time.time() * 1000)
+            now_ms = int(self._wall() * 1000)
             self.peers.update(
                 client.keyid,
                 state=wire.sync.CONNECTION_STATE_CONNECTED,
@@ -404,7 +411,7 @@ class Hub:
             log.info("%s is connected", client.instance_id)
 
     def heard_from(self, keyid: str) -> None:
-        self.peers.update(keyid, last_heartbeat_ms=int(time.time() * 1000))
+        self.peers.update(keyid, last_heartbeat_ms=int(self._wall() * 1000))
 
     def authorizes(self, entry: Peer) -> bool:
         """Whether ``entry`` still stands in the configuration, unchanged."""

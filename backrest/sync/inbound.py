@@ -49,6 +49,7 @@ MANIFEST_IDS = (
     2_000_000  # compared in memory, some 100 bytes each; the scale is a million operations of all clients
 )
 SMALL_MANIFEST = 128  # compared in less time than a thread takes to start
+NO_MODNO = -1  # equal to none that is listed
 REFUSED_REMEMBERED = 250_000  # beyond that an operation is asked for, and refused, again
 SMALL_VIEW_BYTES = 16 * 1024  # masked in less time than a thread takes to start; most clients show nothing
 VIEW_BYTES = 1024 * 1024  # a view is kept, in memory and in a file, for people to look at
@@ -77,8 +78,11 @@ class _Changes:
 class Inbound:
     """The hub's side of one established session."""
 
-    def __init__(self, hub: Hub, link: Link, entry: wire.config.Multihost.Peer, number: int) -> None:
-        """``number``: of its stream; a later stream has a higher one."""
+    def __init__(
+        self, hub: Hub, link: Link, entry: wire.config.Multihost.Peer, number: int, *, mixed: bool = False
+    ) -> None:
+        """``number``: of its stream; a later stream has a higher one. ``mixed``: what is held may be another machine's
+        with the same key, so that equal numbers say nothing; all that is listed is asked for."""
         self.link = link
         self.number = number
         self.keyid = entry.keyid
@@ -108,6 +112,8 @@ class Inbound:
         self._manifest_due = False
         self._answers = Answers(link, hub.watch, lambda: self._grants)
         self._spoke = False
+        self._mixed = mixed
+        self._answered = trio.Event()
 
     def _come_under(self, entry: wire.config.Multihost.Peer) -> None:
         """The terms under which this session goes on."""
@@ -152,6 +158,7 @@ class Inbound:
                 self._withdraw()
             else:
                 self._pushing.listed(message)
+                self._answered.set()
         elif isinstance(message, apply.SetConfig):
             await self._set_config(message)
         else:
@@ -193,6 +200,7 @@ class Inbound:
                     await self._work.wait()
                 if overdue.cancelled_caught:
                     await self._request(self._pacer.idle())
+                    self._look_if_whole()
             size, item = self._queue.popleft()
             if isinstance(item, Manifest):
                 await self._reconcile(item)
@@ -223,9 +231,14 @@ class Inbound:
             )
             return
         refused = self._hub.refused(self._entry)
+        mixed = self._mixed
+        if mixed:
+            refused.clear()
 
         def compare() -> reconcile.Diff:
             held = self._hub.oplog.held(self.keyid)
+            if mixed:
+                held = dict.fromkeys(held, NO_MODNO)
             return reconcile.diff(manifest.op_ids, manifest.modnos, held, refused)
 
         async with self._hub.storing(
@@ -242,6 +255,7 @@ class Inbound:
         )
         self._pacer = reconcile.Pacer(diff.request)
         await self._request(self._pacer.next_request())
+        self._look_if_whole()
 
     async def _apply(self, changes: _Changes) -> None:
         allowed = changes.upserts
@@ -287,6 +301,32 @@ class Inbound:
             self._hub.peers.update(self.keyid, refused=len(refused))
         if self._pacer is not None and changes.upserts:
             await self._request(self._pacer.received([op.id for op in changes.upserts]))
+            self._look_if_whole()
+
+    def _look_if_whole(self) -> None:
+        """When all was asked for and has come, what is held is this machine's."""
+        if self._mixed and self._pacer is not None and self._pacer.done:
+            self._mixed = False
+            self._hub.peers.update(self.keyid, mixed=False)
+
+    # --- when another machine with its key comes (sync/twins.py)
+
+    async def answers(self, within: float) -> bool:
+        if self.link.over:
+            return False
+        if self._answered.is_set():
+            self._answered = trio.Event()
+        answered = self._answered
+        self.link.send_now("request_resources", None)
+        with trio.move_on_after(within):
+            await answered.wait()
+        return answered.is_set()
+
+    def doubt(self) -> None:
+        if not self._mixed:
+            self._mixed = True
+            self._hub.peers.update(self.keyid, mixed=True)
+            self.link.send_now("operation_manifest", Manifest())
 
     def _allowed(self, op: Operation) -> bool:
         key = (op.repo_id, op.plan_id)
