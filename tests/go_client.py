@@ -284,7 +284,7 @@ class _Stream:
 
 async def _beat(stream: _Stream) -> None:
     while True:
-        await trio.sleep(HEARTBEAT_S)
+        await trio.sleep(HEARTBEAT_S)  # simulated
         stream.say(heartbeat=Item.SyncActionHeartbeat())
 
 

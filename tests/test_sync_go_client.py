@@ -34,7 +34,7 @@ def slow_disk(inline_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     inline = trio.to_thread.run_sync
 
     async def slow(function: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        await trio.sleep(COMMIT_S)
+        await trio.sleep(COMMIT_S)  # simulated
         return await inline(function, *args, **more)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", slow)
