@@ -262,17 +262,16 @@ class _Stream:
         self.clear(Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext)))
 
     async def hear(self) -> Any:
-        """The next item, opened, or an EndOfStream; GivenUp for a record that does not open and a broken stream."""
+        """The next item, opened, or an EndOfStream, once END_STREAM came, too; GivenUp for a record that does not open and
+        a broken stream."""
         try:
             while (envelope := self._decoder.next()) is None:
-                try:
-                    data = await self.pipe.receive()
-                except OSError:
-                    data = b""
-                if not data:
+                if not (data := await self._data()):
                     raise GivenUp("the stream broke off")
                 self._decoder.feed(data)
             if envelope.is_end:
+                while await self._data():
+                    pass
                 return parse_end(envelope.payload)
             item = Item.FromString(envelope.payload)
             if self.channel is None:
@@ -280,6 +279,14 @@ class _Stream:
             return Item.FromString(self.channel.open(item.encrypted.nonce, item.encrypted.ciphertext))
         except (ChannelError, DecodeError, PeerError):
             raise GivenUp("what came does not open, or does not parse") from None
+
+    async def _data(self) -> bytes:
+        """What comes next; nothing at the end of the stream, however it came."""
+        try:
+            data: bytes = await self.pipe.receive()
+        except OSError:
+            return b""
+        return data
 
 
 async def _beat(stream: _Stream) -> None:

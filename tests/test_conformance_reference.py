@@ -6,26 +6,28 @@ stream. Cases about what it does not know (scopes, its own configuration) are no
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 from go_client import GoClient
-from sync_world import Pipe
+from go_hub import GoProgram
+from sync_world import Pipe, pipes
 from test_conformance import halves
 from trio.testing import MockClock, memory_stream_pair
 
+from backrest.crypto.tokens import PairingToken, new_secret
 from conformance.__main__ import REFERENCE_REDIAL_S
 from conformance.cases import load
 from conformance.framing import COMPRESSED, END, envelope, gzip
 from conformance.h2raw import Broken, Connection, RawStream
-from conformance.hublab import HubLab, Member, operation
+from conformance.hublab import MAIN, HubLab, Member, operation
 from conformance.model import CASES, Failed, Role, select
 from conformance.peer import PATH, AsHub
-from conformance.runner import CLIENT_S, Judge, Result
+from conformance.runner import CLIENT_S, FAST_S, Judge, Result
 from conformance.seats import ClientLab, Seat
 
 load()
@@ -119,6 +121,76 @@ async def test_without_the_profile_it_does_not(autojump_clock: MockClock, id: st
 
 
 # --- hubs
+
+
+class _Unlimited(set[str]):
+    """The secrets of tokens without a limit of uses."""
+
+    def remove(self, secret: str) -> None: ...
+
+
+class Program(HubLab):
+    """The Go-like hub of go_hub.py, reached over HTTP/2 in memory."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.program = GoProgram(SimpleNamespace(up={}))  # type: ignore[arg-type]
+        token = PairingToken(self.program.keyid, new_secret(), self.program.name)
+        self.program.secrets = _Unlimited({token.secret})
+        self._nursery = nursery
+        super().__init__("http://hub", {MAIN: token}, seconds=5, reference=True)
+
+    @asynccontextmanager
+    async def connect(self, *, window: int = 1 << 20) -> AsyncIterator[Connection]:
+        here, there = memory_stream_pair()
+        self._nursery.start_soon(self._listen, Connection(there, client=False))
+        connection = Connection(here, client=True, window=window)
+        async with trio.open_nursery() as nursery:
+            await connection.start()
+            nursery.start_soon(connection.run)
+            yield connection
+            nursery.cancel_scope.cancel()
+        await connection.close()
+
+    async def _listen(self, connection: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            await connection.start()
+            nursery.start_soon(connection.run)
+            async for stream in connection.requests:
+                nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: RawStream) -> None:
+        await stream.respond([(":status", "200"), ("content-type", "application/connect+proto")])
+        here, there = pipes()
+        self._nursery.start_soon(self.program.serve, there)
+        self._nursery.start_soon(_inwards, stream, here)
+        await _outwards(here, stream)
+        with suppress(Broken):
+            await stream.send(b"", end=True)
+
+
+async def _inwards(stream: RawStream, pipe: Pipe) -> None:
+    while (data := await stream.receive()) is not None:
+        await pipe.send(data)
+    pipe.close()
+
+
+async def program_judged(id: str) -> Result:
+    async with trio.open_nursery() as nursery:
+        result = await Judge({}, lambda result: None).run(CASES[id], Program(nursery), FAST_S)
+        nursery.cancel_scope.cancel()
+    return result
+
+
+@pytest.mark.parametrize("id", [case.id for case in select(Role.HUB, only=("history/*",), reference=True)])
+async def test_a_hub_with_the_habits_of_the_reference_passes(autojump_clock: MockClock, id: str) -> None:
+    """Operations are what it knows. It refuses the first session after a pairing."""
+    result = await program_judged(id)
+    assert result.outcome == "passed", result.text
+
+
+async def test_deletes_of_what_it_does_not_hold_are_not_for_it(autojump_clock: MockClock) -> None:
+    assert (await program_judged("history/19")).outcome == "failed"
+
 
 Act = Callable[[AsHub], Awaitable[None]]
 
