@@ -262,8 +262,8 @@ class _Stream:
         self.clear(Item(encrypted=Item.SyncActionEncrypted(nonce=nonce, ciphertext=ciphertext)))
 
     async def hear(self) -> Any:
-        """The next item, opened, or an EndOfStream, once END_STREAM came, too; GivenUp for a record that does not open and
-        a broken stream."""
+        """The next item, opened, or an EndOfStream, once END_STREAM came, too; GivenUp for a record that does not open
+        and a broken stream."""
         try:
             while (envelope := self._decoder.next()) is None:
                 if not (data := await self._data()):
