@@ -110,6 +110,8 @@ CHANGES: dict[str, Callable[[World], dict[str, Any]]] = {
     "SetRepo": lambda world: {"repo_id": "r2", "changes": {"uri": "/srv/new"}, "check": False},
     "AddPlan": lambda world: {"plan": {"id": "p2", "repo": "r1", "paths": ["/srv"]}},
     "SetPlan": lambda world: {"plan_id": "p1", "changes": {"paths": ["/home"]}},
+    "SetTolerance": lambda world: {"plan_id": "p1", "seconds": 60},
+    "SetTolerance (client)": lambda world: {"client": "laptop", "seconds": 60},
     "ConfirmPlan": lambda world: {"plan_id": "p1"},
     "RemovePlan": lambda world: {"plan_id": "p1"},
     "RemovePlan (parked)": lambda world: {"plan_id": "p0"},

@@ -132,7 +132,12 @@ def a_peer(state: str, heard_ms: int = NOW_MS, **more: Any) -> dict[str, Any]:
         "peerInstanceId": "p",
         "state": f"CONNECTION_STATE_{state}",
         "lastHeartbeatMillis": str(heard_ms),
+        "toleranceSeconds": 7,
     } | more
+
+
+def a_plan(state: str, **more: Any) -> dict[str, Any]:
+    return {"plans": [{"planId": "photos", "peerInstanceId": "laptop", "state": state} | more]}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +149,24 @@ def a_peer(state: str, heard_ms: int = NOW_MS, **more: Any) -> dict[str, Any]:
         (a_status(a_peer("CONNECTED", warnings=["skipped"])), states.WARNING),
         (a_status(a_peer("CONNECTED"), a_peer("RETRY_WAIT")), states.WARNING),
         (a_status() | {"waitingRepos": [{"id": "nas", "fields": ["flags"]}]}, states.WARNING),
-        (a_status(a_peer("DISCONNECTED", NOW_MS - states.AWAY_MS)), states.WARNING),
-        (a_status(a_peer("DISCONNECTED", NOW_MS - states.AWAY_MS - 1)), states.CRITICAL),
+        (a_status(a_peer("DISCONNECTED", NOW_MS - 7000, role="client")), states.OK),  # a laptop that sleeps
+        (a_status(a_peer("DISCONNECTED", NOW_MS - 7001, role="client")), states.CRITICAL),
+        (a_status(a_peer("DISCONNECTED", 0, role="client")), states.WARNING),
+        (a_status(a_peer("RETRY_WAIT", NOW_MS - 7000, role="host")), states.WARNING),
+        (a_status(a_peer("RETRY_WAIT", NOW_MS - 7001, role="host")), states.CRITICAL),
+        (a_status() | a_plan("OK"), states.OK),
+        (a_status() | a_plan("NONE"), states.OK),
+        (a_status() | a_plan("NEVER"), states.WARNING),
+        (a_status() | a_plan("DOUBTED"), states.WARNING),
+        (a_status() | a_plan("FORGET_FAILED"), states.WARNING),
+        (a_status() | a_plan("FAILED", failedMillis="1"), states.CRITICAL),
+        (a_status() | a_plan("FAILED", failedMillis="1", lastSuccessMillis="1"), states.CRITICAL),
+        (
+            a_status() | a_plan("FAILED", failedMillis="1", lastSuccessMillis="1", dueMillis="2"),
+            states.WARNING,
+        ),
+        (a_status() | a_plan("LATE", failedMillis="1", dueMillis="2", usualGapSeconds=60), states.CRITICAL),
+        (a_status(a_peer("CONNECTED"), running=False) | a_plan("LATE", dueMillis="2"), states.CRITICAL),
         (a_status(a_peer("ERROR_AUTH"), a_peer("CONNECTED")), states.CRITICAL),
         (a_status(a_peer("CONNECTED"), running=False), states.CRITICAL),
         ({"instance": {"keyId": ""}, "daemon": {"running": True}, "peers": []}, states.UNKNOWN),
@@ -155,6 +176,8 @@ def test_the_verdict_for_nagios(status: dict[str, Any], code: int) -> None:
     found, line = states.verdict(status, NOW_MS)
     assert found == code
     assert line.startswith(states.VERDICTS[code] + ":")
+    if code and "plans" in status:
+        assert "laptop: plan photos: " in line
 
 
 # --- the bounds of the log

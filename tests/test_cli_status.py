@@ -35,7 +35,7 @@ def now_ms() -> int:
         ("UNKNOWN", "unknown", "has never been here", states.WARNING),
         ("PENDING", "pending", "", states.WARNING),
         ("CONNECTED", "connected", "", states.OK),
-        ("DISCONNECTED", "disconnected", "", states.WARNING),
+        ("DISCONNECTED", "disconnected", "", states.OK),
         ("RETRY_WAIT", "retry wait", "", states.WARNING),
         ("ERROR_AUTH", "authentication error", "`backrest client remove`", states.CRITICAL),
         ("ERROR_PROTOCOL", "protocol error", "update the older", states.CRITICAL),

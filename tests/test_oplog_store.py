@@ -126,6 +126,21 @@ def test_delete_ignores_unknown_ids(log: OpLog) -> None:
         log.get(2)
 
 
+def test_the_newest_of_each_kind_and_outcome_are_found(log: OpLog) -> None:
+    failed = wire.operations.STATUS_ERROR
+    mine = log.add(
+        [op(unix_time_start_ms=start) for start in (4, 9, 2, 7)] + [op(status=failed), op(plan_id="music")]
+    )
+    log.apply(PEER, [received(1)])
+    found = log.newest([BACKUP], [mine[0].status, failed], 2)
+    seen = {(meta.origin, meta.plan_id, status): rows for (meta, _, status), rows in found.items()}
+    assert seen.pop(("", "photos", mine[0].status)) == [(9, mine[1].id), (7, mine[3].id)]
+    assert seen.pop(("", "photos", failed)) == [(1000, mine[4].id)]
+    assert seen.pop(("", "music", mine[0].status)) == [(1000, mine[5].id)]
+    assert [origin for origin, *_ in seen] == [PEER]
+    assert log.newest([BACKUP + 1], [failed], 2) == {}
+
+
 def test_thousands_are_added_and_deleted_in_one_call(log: OpLog) -> None:
     assert len(log.add([op() for _ in range(10_000)])) == 10_000
     assert len(log.delete(range(1, 9_001))) == 9_000

@@ -19,6 +19,7 @@ from backrest.errors import ConflictError, UserError
 from backrest.store.access import examine, of_state
 from backrest.store.handover import waits
 from backrest.store.peers import PeerRecord
+from backrest.store.plannotes import PlanNotes
 from backrest.store.removal import withdrawn
 from backrest.store.validate import id_problem
 from backrest.wire import codec
@@ -88,7 +89,14 @@ def _found(context: Context, config: wire.config.Config) -> dict[str, Any]:
 
 
 def status(context: Context) -> dict[str, Any]:
-    """This instance, the daemon (or that none runs), and each peer with its live state."""
+    """This instance, the daemon (or that none runs), each peer with its live state, and how each plan is."""
+    from backrest.admin.health import plans
+
+    return _status(context) | {"plans": plans(context)}
+
+
+def _status(context: Context) -> dict[str, Any]:
+    """The same without the plans, for which the whole history is looked through."""
     from backrest.admin.archive import archived
 
     config = context.config.current
@@ -159,6 +167,8 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["pairing"] = bool(peer.initial_pairing_secret)
     result["state"] = wire.sync.ConnectionState.Name(record.state if record else 0)
     result["operations"] = context.oplog.count(peer.keyid)
+    notes = context.if_sound(lambda: context.plan_notes) or PlanNotes.nothing()
+    result["toleranceSeconds"] = notes.client_tolerance(peer.keyid)
     waiting = context.if_sound(lambda: context.pushes.waiting(peer.keyid)) or []
     if waiting:
         result["queuedPushes"] = [
@@ -205,7 +215,8 @@ def _withdrawn(config: wire.config.Config, record: PeerRecord) -> list[str]:
 
 
 async def watch(context: Context, emit: Emit) -> dict[str, Any]:
-    """The status, and again after each change of a peer or of the configuration, until the caller leaves.
+    """The status without the plans, and again after each change of a peer or of the configuration, until the caller
+    leaves.
 
     Once, when no daemon runs: who holds the lock for longer would keep one from starting.
     """
@@ -214,11 +225,11 @@ async def watch(context: Context, emit: Emit) -> dict[str, Any]:
     from backrest.sync.watch import Watch
 
     if context.daemon is None:
-        await emit({"status": await trio.to_thread.run_sync(status, context)})
+        await emit({"status": await trio.to_thread.run_sync(_status, context)})
         return {}
     with Watch(context.peers.subscribe, context.config.subscribe, context.pushes.subscribe) as changes:
         while True:
-            await emit({"status": await trio.to_thread.run_sync(status, context)})
+            await emit({"status": await trio.to_thread.run_sync(_status, context)})
             await changes.wait(at_least_every_s=REFRESH_S)
 
 

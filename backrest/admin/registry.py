@@ -68,6 +68,7 @@ METHODS: Mapping[str, Method] = {
     "RemoveRepo": Method("repos", "remove"),
     "AddPlan": Method("plans", "add"),
     "SetPlan": Method("plans", "set_plan"),
+    "SetTolerance": Method("health", "set_tolerance"),
     "ConfirmPlan": Method("plans", "confirm"),
     "ListPlans": Method("plans", "list_plans", only_reads=True),
     "ShowPlan": Method("plans", "show", only_reads=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from backrest.cli import formats, output
-from backrest.cli.base import Group, json_option, shared
+from backrest.cli.base import Group, json_option, parsed, shared
 from backrest.cli.host import say_removed
 from backrest.cli.shown import show_peer
 from backrest.cli.token import note_scopeless
@@ -87,6 +87,23 @@ def permissions(id: str, permissions: tuple[str, ...], as_json: bool) -> None:
         return output.print_json(result)
     one = result["client"]
     return output.say(f"The client {one['instanceId']!r} may now: {' '.join(one['grants']) or 'nothing'}.")
+
+
+@client.command()
+@click.argument("id")
+@click.argument("duration", callback=parsed(formats.parse_tolerance))
+@json_option
+def tolerance(id: str, duration: int, as_json: bool) -> None:
+    """Set how long a client may be away, and its plans late, before `status --check` says so (36h by default).
+
+    DURATION is for example 2h or 7d, or default.
+    """
+    result = shared().call("SetTolerance", client=id, seconds=duration)
+    if as_json:
+        return output.print_json(result)
+    return output.say(
+        f"The client {id!r} may be away, and its plans late, by {formats.age(result['seconds'])}."
+    )
 
 
 @client.command(short_help="Show a client, and what it shows of its configuration.")

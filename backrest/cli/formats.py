@@ -47,6 +47,16 @@ def parse_ttl(text: str) -> int:
         raise ValueError(f"{error}; or forever") from None
 
 
+def parse_tolerance(text: str) -> int:
+    """Whole seconds of a duration; "default" is 0."""
+    if text.strip().lower() == "default":
+        return 0
+    try:
+        return max(1, round(parse_duration(text)))
+    except ValueError as error:
+        raise ValueError(f"{error}; or default") from None
+
+
 def parse_moment(text: str, now: datetime) -> int:
     """Milliseconds since 1970 of a moment: "2h" (ago), "today", "yesterday", a date, a date and a time.
 

@@ -285,6 +285,21 @@ def confirm(id: str, as_json: bool) -> None:
 
 @plan.command()
 @click.argument("id")
+@click.argument("duration", callback=parsed(formats.parse_tolerance))
+@json_option
+def tolerance(id: str, duration: int, as_json: bool) -> None:
+    """Set how long a plan may be late before `status --check` says so (36h by default).
+
+    DURATION is for example 2h or 7d, or default.
+    """
+    result = shared().call("SetTolerance", plan_id=id, seconds=duration)
+    if as_json:
+        return output.print_json(result)
+    return output.say(f"The plan {id!r} may be late by {formats.age(result['seconds'])}.")
+
+
+@plan.command()
+@click.argument("id")
 @json_option
 def remove(id: str, as_json: bool) -> None:
     """Forget a plan. Its snapshots and its history stay."""

@@ -1,9 +1,11 @@
-"""Words for enum names, and the verdict of ``status --check``; no imports."""
+"""Words for enum names, and the verdict of ``status --check``; no imports that cost time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from backrest.cli import formats
 
 CONNECTION = {
     "CONNECTION_STATE_UNKNOWN": "unknown",
@@ -43,10 +45,6 @@ ROLES = {"host": "hub", "client": "client"}
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 VERDICTS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
-# A laptop may be away for a night and a day; a peer that was not heard of for longer has a problem.
-AWAY_MS = 36 * 3600 * 1000
-
-
 # What a person can do about a state, where the message alone says what happened: by what the peer is to us.
 _ADVICE = {
     ("host", "CONNECTION_STATE_UNKNOWN"): "it has not been dialled yet: `backrest serve` does that",
@@ -72,27 +70,69 @@ def advice(peer: dict[str, Any], now_ms: int) -> str:
     """What to do about the peer's state, as a sentence without its end; empty when there is nothing to do."""
     state = peer["state"]
     heard = int(peer.get("lastHeartbeatMillis", 0))
-    if state == "CONNECTION_STATE_DISCONNECTED" and heard and now_ms - heard > AWAY_MS:
+    if state == "CONNECTION_STATE_DISCONNECTED" and heard and now_ms - heard > _tolerance_ms(peer):
         return "it has been away for long: look at `backrest status` there"
     return _ADVICE.get((peer.get("role", ""), state)) or _ADVICE_FOR_ALL.get(state, "")
+
+
+def _tolerance_ms(peer: dict[str, Any]) -> int:
+    """How long the peer may be away before that is critical. A client's sleep is no warning until then; a hub that is
+    away gets no history."""
+    return int(peer.get("toleranceSeconds", 0)) * 1000
+
+
+def plan_state(plan: dict[str, Any], now_ms: int) -> tuple[int, str]:
+    """(how bad it is, in words) how a plan of ``status`` is. A failed backup is critical unless the last success is
+    still in time."""
+    state, message = plan["state"], plan.get("message", "")
+    failed = f"the last backup failed {_since(plan, 'failedMillis', now_ms)} ago ({message or 'no reason was given'})"
+    if state == "LATE":
+        usual = (
+            f", by its usual gap of {formats.age(plan['usualGapSeconds'])}"
+            if "usualGapSeconds" in plan
+            else ""
+        )
+        word = f"late: it was due {_since(plan, 'dueMillis', now_ms)} ago{usual}"
+        return CRITICAL, f"{word}; {failed}" if "failedMillis" in plan else word
+    if state == "FAILED":
+        in_time = "lastSuccessMillis" in plan and "dueMillis" in plan
+        return WARNING if in_time else CRITICAL, failed
+    if state == "DOUBTED":
+        return WARNING, f"the last backup ended as a warning ({message})"
+    if state == "FORGET_FAILED":
+        return WARNING, f"backed up, but not forgotten by its retention ({plan.get('forgetMessage', '')})"
+    if state == "NEVER":
+        return WARNING, "it has a schedule, and was never backed up"
+    return OK, "ok" if state == "OK" else "never backed up"
+
+
+def _since(plan: dict[str, Any], name: str, now_ms: int) -> str:
+    return formats.age((now_ms - int(plan.get(name, 0))) / 1000)
+
+
+def plan_name(plan: dict[str, Any]) -> str:
+    """The plan's name, after its machine's where that is another."""
+    whose = plan.get("peerInstanceId", "")
+    return f"{whose}: plan {plan['planId']}" if whose else f"plan {plan['planId']}"
 
 
 def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
     """(exit code, one line) for a monitoring system.
 
-    Critical: peers are configured and no daemon runs; a peer is refused, breaks the protocol or fails inside;
-    one was not heard of for AWAY_MS; a file is damaged; a history waits to be imported. Warning: one is not connected,
-    or was never heard of, or reports something to look at; a plan is parked; a change of a shared repository waits to
-    be accepted.
+    Critical: peers are configured and no daemon runs; a peer is refused, breaks the protocol or fails inside; a client
+    is away, or a plan late, for longer than its tolerance; a backup failed, and no success is in time; a file is
+    damaged; a history waits to be imported. Warning: a hub is not connected; a peer was never heard of, or reports
+    something to look at; a backup failed, is doubted, or what followed it failed; a plan is parked; a change of a
+    shared repository waits to be accepted.
     """
-    peers = status["peers"]
+    peers, plans = status["peers"], status.get("plans", ())
     if not status["instance"]["keyId"]:
         return UNKNOWN, "UNKNOWN: this machine has no identity yet"
-    if peers and not status["daemon"]["running"]:
-        damaged = "".join(f"; {sentence}" for sentence in status.get("damaged", ()))
-        return CRITICAL, f"CRITICAL: no daemon runs, {len(peers)} peers are out of touch{damaged}"
     worst, words = OK, []
-    for peer in peers:
+    stopped = bool(peers) and not status["daemon"]["running"]
+    if stopped:
+        worst = CRITICAL
+    for peer in peers if not stopped else ():
         state = peer["state"]
         heard = max(int(peer.get("lastHeartbeatMillis", 0)), 0)
         level, word = OK, CONNECTION.get(state, state)
@@ -101,11 +141,22 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
         if state.startswith("CONNECTION_STATE_ERROR"):
             level = CRITICAL
         elif state != "CONNECTION_STATE_CONNECTED":
-            level = CRITICAL if heard and now_ms - heard > AWAY_MS else WARNING
+            sleeps = peer.get("role") == "client" and state == "CONNECTION_STATE_DISCONNECTED"
+            if heard and now_ms - heard > _tolerance_ms(peer):
+                level = CRITICAL
+            elif not (heard and sleeps):
+                level = WARNING
         elif peer.get("warnings"):
             level, word = WARNING, peer["warnings"][0]
         if level:
             words.append(f"{peer['peerInstanceId']}: {word}")
+            worst = max(worst, level)
+    healthy = 0
+    for plan in plans:
+        level, word = plan_state(plan, now_ms)
+        healthy += plan["state"] == "OK"
+        if level:
+            words.append(f"{plan_name(plan)}: {word}")
             worst = max(worst, level)
     if "historyWaits" in status:
         words.append("no hub is dialled: the history of the Go program is not imported")
@@ -121,4 +172,8 @@ def verdict(status: dict[str, Any], now_ms: int) -> tuple[int, str]:
         worst = max(worst, WARNING)
     connected = sum(peer["state"] == "CONNECTION_STATE_CONNECTED" for peer in peers)
     summary = f"{VERDICTS[worst]}: {connected} of {len(peers)} peers connected"
+    if stopped:
+        summary = f"{VERDICTS[worst]}: no daemon runs, {len(peers)} peers are out of touch"
+    if plans:
+        summary += f", {healthy} of {len(plans)} plans backed up in time"
     return worst, "; ".join([summary, *words])

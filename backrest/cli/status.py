@@ -25,7 +25,11 @@ LATE_S = 2.0
 @click.option("--check", is_flag=True, help="One line, and an exit code from 0 to 3, as Nagios wants it.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool, check: bool) -> None:
-    """Show this instance and each peer: state, since when, last heartbeat, operations held."""
+    """Show this instance, each peer (state, since when, last heartbeat, operations held), and each plan's last success.
+
+    --check: a plan is late when its schedule has asked for a backup, and its tolerance has passed (`plan tolerance`,
+    `client tolerance`).
+    """
     if watch and check:
         raise click.UsageError("--watch and --check exclude each other.")
     if check:
@@ -60,8 +64,27 @@ def _print(result: dict[str, Any]) -> None:
     if result["peers"]:
         output.say()
         output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
+    if result.get("plans"):
+        output.say()
+        output.print_table(PLAN_HEADERS, [_plan_row(plan) for plan in result["plans"]])
     for line in _remarks(result):
         output.note(line)
+
+
+PLAN_HEADERS = ("PLAN", "MACHINE", "LAST SUCCESS", "DUE", "STATE")
+
+
+def _plan_row(plan: dict[str, Any]) -> tuple[object, ...]:
+    due = int(plan.get("dueMillis", 0)) / 1000 - time.time() if "dueMillis" in plan else None
+    when = "-" if due is None else f"in {formats.age(due)}" if due > 0 else f"{formats.age(-due)} ago"
+    _, words = states.plan_state(plan, time.time_ns() // 1_000_000)
+    return (
+        plan["planId"],
+        plan["peerInstanceId"] or "here",
+        _ago(plan.get("lastSuccessMillis", 0)),
+        when,
+        words,
+    )
 
 
 def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:

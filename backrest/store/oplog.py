@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import compress, islice
 from typing import Any
@@ -239,6 +239,13 @@ class OpLog(OpCore):
     def matching(self, query: Query) -> int:
         """How many operations match, whatever limit and offset say."""
         return opquery.count(self._view(query), query)
+
+    def newest(
+        self, kinds: Collection[int], statuses: Collection[int], most: int
+    ) -> dict[tuple[Meta, int, int], list[tuple[int, int]]]:
+        """(what they share, kind, status) -> (start, id) of the ``most`` newest, newest first. One pass, no bodies."""
+        query = Query(kind=kinds, status=statuses)
+        return opquery.newest(self._view(query), query, most)
 
     def _view(self, query: Query) -> opquery.View:
         with self._lock:

@@ -74,6 +74,25 @@ def count(view: View, query: Query) -> int:
     return len(_matching(view, query))
 
 
+def newest(view: View, query: Query, most: int) -> dict[tuple[Meta, int, int], list[tuple[int, int]]]:
+    """(what they share, kind, status) -> (start, id) of the ``most`` newest of these, newest first.
+
+    ``query`` names kinds and statuses.
+    """
+    found: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    ids, groups, starts, kinds, statuses = view.ids, view.groups, view.starts, view.kinds, view.statuses
+    for row in _matching(view, query):
+        heap = found.setdefault((groups[row], kinds[row], statuses[row]), [])
+        if len(heap) < most:
+            heapq.heappush(heap, (starts[row], ids[row]))
+        elif starts[row] >= heap[0][0]:
+            heapq.heappushpop(heap, (starts[row], ids[row]))
+    return {
+        (view.metas[group], kind, status): sorted(heap, reverse=True)
+        for (group, kind, status), heap in found.items()
+    }
+
+
 def groups_where(metas: Sequence[Meta], predicate: Callable[[Meta], bool]) -> set[int]:
     """The groups whose metadata the predicate accepts: called once for each, not for each operation."""
     return {number for number, meta in enumerate(metas) if number and predicate(meta)}
