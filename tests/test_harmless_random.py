@@ -252,13 +252,14 @@ class Made:
 # --- what is harmless
 
 WORDS = {"--json", "--exclude-caches", "--tag", "--group-by", "", "plan:used", "created-by:laptop",
-         "plan:used,created-by:laptop", "-o", "--no-cache", "--parent"}  # fmt: skip
+         "plan:used,created-by:laptop", "-o", "--no-cache", "--parent", "--retry-lock", "5m"}  # fmt: skip
 SET_BY_US = {
     "RESTIC_REPOSITORY",
     "RESTIC_PASSWORD",
     "RESTIC_PASSWORD_FILE",
     "RESTIC_PASSWORD_COMMAND",
     "RESTIC_PROGRESS_FPS",
+    "SSH_ASKPASS_REQUIRE",  # "never": nobody is there to be asked
 }
 VALUES = re.compile(
     r"RESTIC_(PASSWORD|COMPRESSION|PACK_SIZE|READ_CONCURRENCY|REST_USERNAME|REST_PASSWORD)"

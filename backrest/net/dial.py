@@ -161,7 +161,7 @@ async def speaks_tls(url: httpx.URL) -> bool:
             cause = exc.__cause__
             return (
                 isinstance(cause, ssl.SSLError)
-                and not isinstance(cause, ssl.SSLEOFError)
+                and not isinstance(cause, _CLOSED)
                 and _reason(cause) not in _NOT_TLS
             )
         finally:
@@ -236,6 +236,10 @@ def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
     return context
 
 
+# The connection was closed in mid-handshake. Which of the two it is depends on the Python and its OpenSSL.
+_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
 def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
     where = place(url)
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -247,7 +251,7 @@ def _tls_problem(url: httpx.URL, cause: BaseException | None) -> NetError:
         if cause.verify_code in _OTHER_TIME:
             text += " (it must be renewed there, or the clock of this machine is wrong)"
         return NetError(text)
-    if isinstance(cause, ssl.SSLEOFError) or cause is None:
+    if isinstance(cause, _CLOSED) or cause is None:
         return NetError(f"{where} closed the connection during the TLS handshake")
     if isinstance(cause, ssl.SSLError):
         reason = _reason(cause)

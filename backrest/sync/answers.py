@@ -7,7 +7,6 @@ What is refused stands as ``warnings`` in the peer's record here until it no lon
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from itertools import chain, islice
 
 import trio
@@ -44,11 +43,12 @@ class Pace:
 class Answers:
     """The receiver's side: when one session's set_configs are taken, and the answer to each."""
 
-    def __init__(self, link: Link, watch: ConfigWatch, grants: Callable[[], Grants]) -> None:
-        """``grants``: what the peer may see of the configuration, which goes out with each answer."""
+    def __init__(self, link: Link, watch: ConfigWatch, grants: Grants) -> None:
+        """``grants``: what the peer may see of the configuration, which goes out with each answer. Set it anew when the
+        session goes on under other terms."""
         self._link = link
         self._watch = watch
-        self._grants = grants
+        self.grants = grants
         self._pace = Pace()
         self._taken = 0
         self._due: deque[Outcome] = deque()
@@ -71,7 +71,7 @@ class Answers:
         """The task that sends the answers, as there is room for them: the reader must not wait for the writer."""
         while self._due:
             await self._link.room()
-            view = views.remote_config(self._watch.current, self._grants())
+            view = views.remote_config(self._watch.current, self.grants)
             message = ReceiveConfig(config=view)
             outcome.attach(message, self._due.popleft(), features(self._link))
             self._link.send_now("receive_config", message)

@@ -36,7 +36,7 @@ log = logging.getLogger("backrest.sync")
 
 # A client says its items right behind its handshake. One that says none of them gets what is shared all the same.
 FIRST_S = 5.0
-ANSWER_S = 30.0  # then it is told that the client does not show what was sent
+ANSWER_S = 20.0  # then it is told that the client does not show what was sent; after 30 s it counts as gone
 
 Item = wire.sync.SyncStreamItem
 Peer = wire.config.Multihost.Peer

@@ -110,7 +110,7 @@ class Inbound:
         self._shown = self._config
         self._view_due = False
         self._manifest_due = False
-        self._answers = Answers(link, hub.watch, lambda: self._grants)
+        self._answers = Answers(link, hub.watch, self._grants)
         self._spoke = False
         self._mixed = mixed
         self._answered = trio.Event()
@@ -372,6 +372,7 @@ class Inbound:
             return
         if changed:
             self._come_under(entry)
+            self._answers.grants = self._grants
             self._hub.peers.update(
                 self.keyid, message="", refused=0
             )  # what was said was said of the old terms

@@ -86,7 +86,7 @@ class Outbound:
         self._requested_ids = 0
         self._again = False
         self._resources_due = False
-        self._answers = Answers(link, watch, lambda: self._grants)
+        self._answers = Answers(link, watch, self._grants)
         self._refusals = Refusals(entry.instance_id)
         self._record = record
         self._queue = queue
