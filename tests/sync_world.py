@@ -63,6 +63,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
+        self.response_headers: dict[str, str] = {}
         self._in_send, self._in = trio.open_memory_channel[bytes](math.inf)
         self._taken = trio.Event()
         self.other: Pipe = self
@@ -142,6 +143,7 @@ class Instance:
         self.paths = Paths(directory / "config.json", directory / "data")
         self.paths.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.limits = limits
+        self.ahead = 0.0  # its wall clock, of the world's
         self.config = ConfigStore.open(self.paths.config_file)
 
         def begin(config: wire.config.Config) -> bool:
@@ -167,6 +169,9 @@ class Instance:
     def keyid(self) -> str:
         return self.config.current.multihost.identity.keyid
 
+    def wall(self) -> float:
+        return self.world.wall() + self.ahead
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """As one run of the daemon."""
@@ -179,7 +184,7 @@ class Instance:
             shares=self.shares,
             pushes=self.pushes,
             limits=self.limits,
-            wall=self.world.wall,
+            wall=self.wall,
         )
         self.clients = Clients(
             config=self.config,
@@ -192,7 +197,7 @@ class Instance:
             waiting_repos=self.waiting_repos,
             pushes=self.pushes,
             limits=self.limits,
-            wall=self.world.wall,
+            wall=self.wall,
         )
         with self.watch.running():
             async with trio.open_nursery() as nursery:

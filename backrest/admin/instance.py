@@ -156,6 +156,10 @@ TWO = (
     'where): if it is a copy, run `backrest identity rotate` on one of them, give it another name ("instance" in its '
     "configuration), and pair it"
 )
+_CLOCK = (
+    "its clock is {minutes} min {way} that of this machine: set the one that is wrong (`timedatectl` says whether NTP "
+    "is on), or schedules and the times of backups are wrong by as much"
+)
 
 
 def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> dict[str, Any]:
@@ -189,9 +193,15 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["nextTryMillis"] = str(record.next_try_ms)
     result["knownRepos"] = [codec.to_dict(repo) for repo in record.known_repos]
     result["knownPlans"] = [codec.to_dict(plan) for plan in record.known_plans]
+    ahead = record.clock_s
     two = record.has_twin(time.time_ns() // 1_000_000)
     result["warnings"] = [
         *((TWO,) if two else ()),
+        *(
+            (_CLOCK.format(minutes=abs(ahead) // 60, way="ahead of" if ahead > 0 else "behind"),)
+            if ahead
+            else ()
+        ),
         *(warning.words() for warning in record.warnings),
         *notices,
         *_withdrawn(context.config.current, record),

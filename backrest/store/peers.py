@@ -73,6 +73,7 @@ class PeerRecord:
         str, ...
     ] = ()  # a hub: the names of our sessions with it, the newest first (sync/twins.py)
     last_session: str = ""  # a client: the name of its last session here, if it gives names
+    clock_s: int = 0  # seconds by which its clock is ahead of ours, where that is worth a word
     mixed: bool = (
         False  # a client: what is held may be another machine's with its key, until all was asked for
     )

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.removal import ParkedPlans
 from backrest.store.waiting import WaitingRepos
+from backrest.sync import clocks
 from backrest.sync.link import Link, Stream
 from backrest.sync.offers import write_push
 from backrest.sync.outbound import Outbound
@@ -70,6 +71,9 @@ class OutboundStream(Stream, Protocol):
     @property
     def goaway(self) -> bool: ...
 
+    @property
+    def response_headers(self) -> Mapping[str, str]: ...
+
 
 def dialer(ca_file: str | None = None) -> Dial:
     """Dials the sync path of a hub's URL over HTTP/2."""
@@ -103,6 +107,7 @@ class KnownHost:
         jitter: Callable[[float, float], float] = random.uniform,
         trial: bool = False,
         names: PeerStore | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """``trial``: the entry is not in the configuration, and its pairing secret counts as it is. ``names``: where
         our sessions' names are, if not in ``peers``."""
@@ -119,6 +124,7 @@ class KnownHost:
         self._pushes = pushes
         self._record = Recorder(audit)
         self._withheld = Withheld(entry.keyid, peers, oplog)
+        self._wall = wall
         self._names = Names(names or peers, entry.keyid)
         self._suspicion = ""  # the last that was recorded
         self._dial = dial
@@ -235,13 +241,14 @@ class KnownHost:
             expected_keyid=self._entry.keyid,
             expected_instance_id=self._entry.instance_id,
             limits=self._limits,
-            features=(*FEATURES, *announced(await self._names.of_next())),
+            features=(*FEATURES, clocks.announced(self._wall()), *announced(await self._names.of_next())),
         )
 
         async def on_established() -> None:
             nonlocal established
             established = trio.current_time()
-            await self._connected()
+            theirs = () if session.peer is None else session.peer.features
+            await self._connected(clocks.skew(theirs, stream.response_headers, self._wall()))
             if until_established:
                 link.end()
 
@@ -305,11 +312,17 @@ class KnownHost:
         fields["address"] = self._entry.instance_url
         await trio.to_thread.run_sync(self._audit.append_for, [(self.keyid, "hub-refused", fields)])
 
-    async def _connected(self) -> None:
+    async def _connected(self, clock_s: int) -> None:
         """The hub has let us in: show it, and forget the pairing secret, which has done its work."""
         now_ms = int(time.time() * 1000)
         self._failure = ""
-        self._update(wire.sync.CONNECTION_STATE_CONNECTED, "", last_heartbeat_ms=now_ms, warnings=())
+        self._update(
+            wire.sync.CONNECTION_STATE_CONNECTED,
+            "",
+            last_heartbeat_ms=now_ms,
+            warnings=(),
+            clock_s=clock_s,
+        )
         log.info("connected to %s at %s", self._entry.instance_id, self._entry.instance_url)
         if self._secret() and not self._trial:
             try:

@@ -75,6 +75,7 @@ class Clients:
             "waiting_repos": waiting_repos,
             "pushes": pushes,
             "limits": limits,
+            "wall": wall,
         }
         self._watch = watch
         self._peers = peers

@@ -28,7 +28,7 @@ from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
 from backrest.store.shares import Shares
-from backrest.sync import pairing
+from backrest.sync import clocks, pairing
 from backrest.sync.arrivals import LetIn
 from backrest.sync.gate import LAST_WORDS_S, AtTheGate, FailureLimit, Gate, Reasons
 from backrest.sync.inbound import Inbound
@@ -159,7 +159,7 @@ class Hub:
             codec="json" if stream.codec == "json" else "proto",
             encoding="gzip" if stream.encoding == "gzip" else "identity",
             limits=self._limits,
-            features=FEATURES,
+            features=(*FEATURES, clocks.announced(self._wall())),
             hold=stream.headers.get("user-agent", "").startswith(_REFERENCE_AGENT),
         )
         link = Link(session, waiting, stalled_after=STALLED_AFTER_S)
@@ -379,6 +379,7 @@ class Hub:
             refused=0,
             last_session=next(iter(named(features)), ""),
             mixed=mixed,
+            clock_s=clocks.skew(features, {}, self._wall()),
             archived_ms=0,  # a removed one that paired again: its history is live again
         )
         log.info("%s was let in from %s", entry.instance_id, address or "the local socket")
