@@ -382,7 +382,7 @@ async def test_a_restic_that_does_not_answer_is_given_up_after_30_s(
         context.engine.bench.grace_s = 0.1
         answer = await repos.check_exists(context, Repo(id="x", uri="/x", password="p"))
     assert not answer["exists"]
-    assert "no answer within" in answer["error"]
+    assert "did not answer within" in answer["error"]
 
 
 # --- shared

@@ -204,11 +204,12 @@ def test_a_plan_on_a_folder_that_is_not_there_is_entered_with_a_note(
 # --- passwords
 
 
-@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-def test_a_password_file_is_read_without_its_lines_end(
-    here: Run, world: World, tmp_path: Path, ending: str
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", " \t\n\n", "\u00a0"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8", "utf-16"])
+def test_a_password_file_is_read_as_restic_reads_it(
+    here: Run, world: World, tmp_path: Path, ending: str, encoding: str
 ) -> None:
-    (tmp_path / "pw").write_bytes(b"\xef\xbb\xbfcorrect horse" + ending.encode())
+    (tmp_path / "pw").write_bytes(f"correct horse{ending}".encode(encoding))
     here("repo", "add", "r", "--uri", "/srv/r", "--password-file", str(tmp_path / "pw"), "--no-init")
     assert world.config().current.repos[0].password == "correct horse"
 

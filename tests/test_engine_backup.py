@@ -164,7 +164,7 @@ async def test_a_wrong_password_is_the_operations_error_and_stands_nowhere(
     world.configure(repo, config.Plan(id="photos", repo="nas", paths=[str(source)]))
     failed = await world.engine.backup("photos")
     assert failed.status == operations.STATUS_ERROR
-    assert failed.display_message == "failed to backup: the password of repo nas is wrong"
+    assert failed.display_message.startswith("failed to backup: the password of repo nas is wrong")
     everything = world.paths.oplog.read_text() + world.task_log(failed)
     assert "battery-staple" not in everything
     assert PASSWORD not in everything

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backrest.engine import parse
-from backrest.engine.failures import Reason, classify, detail, failure
 from backrest.engine.restic import parse_version
 from backrest.wire import restic
 
@@ -17,6 +16,20 @@ ID = "0a30dfd0c32397262daf0d324d1dce8fdcd3093e4e71bf1c109d64534d171826"
 
 # As restic 0.14 prints it: no summary, null for what is missing.
 OLD = {"time": "2026-11-23T09:09:59.379435328Z", "tree": "ab" * 32, "paths": ["/a"], "tags": None, "id": ID}
+_KEYS = (
+    "id",
+    "time",
+    "tags",
+    "paths",
+    "summary",
+    "error",
+    "Err",
+    "Op",
+    "message",
+    "item",
+    "current_files",
+    "total_files",
+)
 # As restic 0.18 prints it.
 NEW = OLD | {
     "time": "2026-11-23T10:09:59.379435328+01:00",
@@ -91,8 +104,8 @@ def test_a_status_without_files_keeps_those_named_before() -> None:
         ({"message": "open /x: permission denied"}, "open /x: permission denied"),
         ({"Op": "lstat", "Path": "/x", "Err": {}}, "lstat /x"),
         ("plain", "plain"),
-        ({}, ""),
-        (None, ""),
+        ({}, parse.UNSAID),
+        (None, parse.UNSAID),
     ],
 )
 def test_errors_of_all_versions_have_a_reason(error: object, message: str) -> None:
@@ -149,78 +162,49 @@ def test_what_is_no_message_is_text(line: bytes) -> None:
 
 
 def test_lines_in_front_of_a_document_are_passed_over() -> None:
-    assert parse.document(b"warning: x\n[oops\n[\n1]\n") == [1]
-    assert parse.document(b"") is None
-    assert parse.document(b"null\n") is None
+    assert parse.document(b"warning: x\n[oops\n[\n{}]\n", parse.is_list) == ([{}], "warning: x\n[oops\n\n")
+    assert parse.document(b"", parse.is_list) == (None, "")
+    assert parse.document(b"null\n", parse.is_list) == (None, "\n")
     with pytest.raises(ValueError, match="no JSON"):
-        parse.document(b"Fatal: no\n")
+        parse.document(b"Fatal: no\n", parse.is_list)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        '{"level":"warn"}\n%s\nbye [1]\n',
+        "[0:00] 100.00%%  2 / 2 snapshots\n%s",
+        "\x1b[2K%s\r\nconnection [closed]",
+        "\ufeffbanner: %s {",
+    ],
+)
+def test_what_surrounds_a_document_is_passed_over_and_kept(printed: str) -> None:
+    found, around = parse.document((printed % json.dumps([OLD])).encode(), parse.is_list)
+    assert found == [OLD]
+    assert around == printed % ""
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ['[{"id":"a","remove":[{"id":"b"}]},', "[" * 100_000, '{"id":1}', "[1]", '[{"id":' + "9" * 100_000],
+    ids=["torn", "deep", "another kind", "no snapshots", "torn number"],
+)
+def test_a_document_that_breaks_off_is_no_other_document(printed: str) -> None:
+    with pytest.raises(ValueError, match="JSON in its output"):
+        parse.document(printed.encode(), parse.is_list)
 
 
 def test_forget_merges_its_groups_oldest_first() -> None:
     later = OLD | {"id": "ff" * 32, "time": "2026-11-24T00:00:00Z"}
     groups = [{"remove": [later], "keep": None}, {"remove": None}, {"remove": [OLD], "keep": [later]}]
-    assert [one.id for one in parse.removed(groups)] == [ID, "ff" * 32]
-    assert parse.removed(None) == []
+    assert [one.id for one in parse.removed(groups).snapshots] == [ID, "ff" * 32]
+    assert parse.removed(None) == parse.Listing([], [])
 
 
 def test_tags_attribute_by_the_first_of_their_kind() -> None:
     found = restic.ResticSnapshot(tags=["x", "plan:a", "plan:b", "created-by:"])
     assert parse.tag(found, "plan") == "a"
     assert parse.tag(found, "created-by") == ""
-
-
-@pytest.mark.parametrize(
-    ("code", "said", "reason"),
-    [
-        (10, "", Reason.NO_REPOSITORY),
-        (11, "", Reason.LOCKED),
-        (12, "", Reason.WRONG_PASSWORD),
-        (1, "Fatal: wrong password or no key found", Reason.WRONG_PASSWORD),
-        (
-            1,
-            "Fatal: unable to open config file: stat /x/config: no such file or directory\nIs there",
-            Reason.NO_REPOSITORY,
-        ),
-        (1, "Fatal: unable to open config file: dial tcp: connection refused", Reason.UNREACHABLE),
-        (1, "unable to create lock in backend: repository is already locked by PID 1", Reason.LOCKED),
-        (1, "Fatal: an empty password is not a password", Reason.NO_PASSWORD),
-        (1, "Fatal: create repository at /x failed: config file already exists", Reason.EXISTS),
-        (1, "Host key verification failed.", Reason.HOST_KEY),
-        (1, "Fatal: something new", Reason.OTHER),
-    ],
-)
-def test_reasons_by_code_or_by_text(code: int, said: str, reason: Reason) -> None:
-    assert classify(code, said) is reason
-
-
-@pytest.mark.parametrize(
-    ("code", "lines", "sentence"),
-    [
-        (12, ["Fatal: wrong password or no key found"], "the password of repo nas is wrong"),
-        (10, ["Fatal: repository does not exist"], "repo nas: there is no restic repository at /srv/nas"),
-        (
-            1,
-            [
-                "unable to create lock in backend: repository is already locked by PID 8 on vm by root",
-                "lock was created at 2026-11-23 09:10:28 (2s ago)",
-                "storage ID 1d2c",
-            ],
-            "repo nas is locked by another restic: PID 8 on vm by root, "
-            "lock was created at 2026-11-23 09:10:28 (2s ago)",
-        ),
-        (1, ["scan", "Fatal: disk full"], "restic backup failed (exit code 1): disk full"),
-        (2, [], "restic backup failed (exit code 2)"),
-        (-9, [], "restic backup was killed by signal 9"),
-    ],
-)
-def test_failures_are_sentences(code: int, lines: list[str], sentence: str) -> None:
-    found = failure("nas", "/srv/nas", "backup", code, lines)
-    assert str(found) == sentence
-    assert found.exit_code == (code if code > 0 else None)
-
-
-def test_the_detail_of_a_failure_is_bounded() -> None:
-    assert len(detail(["x" * 5000] * 9)) == 1000
 
 
 @pytest.mark.parametrize(
@@ -239,3 +223,106 @@ def test_messages_survive_json_as_restic_prints_it() -> None:
     found = parse.message(json.dumps({"message_type": "status", "percent_done": 1}).encode())
     assert found is not None
     assert parse.status(found).percent_done == 1.0
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.sampled_from(
+        [2**31, 2**40, 2**63, -(2**63) - 1, 10**400, -1, 1e308, ID, ID[:8], "0000-01-01T00:00:00Z"]
+    )
+    | st.sampled_from(
+        ["10000-01-01T00:00:00Z", "12345-01-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01T00:00:00Z"]
+    )
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_KEYS) | st.text(), inner, max_size=6)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_VALUES, st.sampled_from(["status", "error", "summary", "exit_error", "x"]))
+def test_whatever_restic_prints_is_a_message_within_bounds_or_text(value: object, kind: str) -> None:
+    fields = value if isinstance(value, dict) else {"x": value}
+    line = json.dumps(
+        {"message_type": kind} | {k: v for k, v in fields.items() if k != "message_type"}
+    ).encode()
+    found, around = parse.message_in(b"before " + line + b" after")
+    assert found is not None
+    assert around == "before  after"
+    for parser in (parse.status, parse.backup_summary, parse.backup_error):
+        assert parser(found).ByteSize() < 2 * parse.MAX_CURRENT_FILES * 4 * parse.MAX_TEXT
+    parse.message_in(line[: len(line) // 2])
+
+
+@given(st.lists(JSON_VALUES, max_size=4))
+def test_one_bad_snapshot_never_stops_the_good_ones(others: list[object]) -> None:
+    found = parse.snapshots([*others, NEW])
+    assert parse.snapshot(NEW) in found.snapshots
+    assert len(found.snapshots) + len(found.skipped) == len(others) + 1
+    assert all(one.ByteSize() <= parse.MAX_SNAPSHOT for one in found.snapshots)
+    assert ID in [one.id for one in parse.removed([{"remove": [*others, NEW]}, *others]).snapshots]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"time": "0000-01-01T00:00:00Z"}, "is not a time"),
+        ({"time": "10000-01-01T00:00:00Z"}, "is not a time"),
+        ({"time": "12345-01-01T00:00:00+01:00"}, "is not a time"),
+        ({"time": "0001-01-01T00:00:00Z"}, "is not a time between 1970 and 9998"),
+        ({"time": "1969-12-31T23:59:59Z"}, "is not a time between"),
+        ({"time": "9999-01-01T00:00:00Z"}, "is not a time between"),
+        ({"time": 5}, "without a time"),
+        ({"tags": ["x" * 1000] * 600}, "larger than 512 KiB"),
+        ({"paths": ["/" + "x" * 5000] * 200}, "larger than 512 KiB"),
+    ],
+)
+def test_a_snapshot_that_cannot_be_kept_is_passed_over_and_named(
+    changed: dict[str, object], reason: str
+) -> None:
+    found = parse.snapshots([NEW | {"id": "ee" * 32} | changed, NEW])
+    assert [one.id for one in found.snapshots] == [ID]
+    [skipped] = found.skipped
+    assert skipped.id == "ee" * 32
+    assert reason in skipped.words()
+    assert skipped.words().startswith("snapshot eeeeeeee is passed over: ")
+
+
+@pytest.mark.parametrize(
+    "kept", [{"time": "9998-12-31T23:59:59Z"}, {"time": "1970-01-01T00:00:00"}, {"tags": ["x" * 1000] * 500}]
+)
+def test_a_snapshot_just_within_the_bounds_is_kept(kept: dict[str, object]) -> None:
+    assert not parse.snapshots([NEW | kept]).skipped
+
+
+def test_a_list_of_what_is_passed_over_says_how_many_more() -> None:
+    skipped = parse.snapshots([{}] * (parse.MAX_NAMED + 2)).skipped
+    assert parse.words_of(skipped[: parse.MAX_NAMED])[-1].startswith("snapshot without an id is passed over")
+    assert parse.words_of(skipped)[-1] == "and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (13, "permission denied"),
+        (2**31, "error 2147483648"),
+        (2**40, "error 1099511627776"),
+        (-1, "error -1"),
+    ],
+)
+def test_an_errno_is_bounded(number: int, words: str) -> None:
+    assert (
+        parse.backup_error({"error": {"Op": "open", "Path": "/x", "Err": number}}).message
+        == f"open /x: {words}"
+    )
+
+
+def test_numbers_of_any_length_cost_nothing() -> None:
+    line = b'{"message_type":"status","total_files":' + b"9" * 1_000_000 + b',"percent_done":NaN}'
+    found = parse.message(line)
+    assert found is not None
+    assert parse.status(found) == restic.BackupProgressStatusEntry()

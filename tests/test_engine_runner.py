@@ -604,3 +604,14 @@ async def test_a_flag_without_a_dash_in_an_old_configuration_opens_and_is_refuse
     assert 'flag 1 does not begin with "-"' in ended.display_message
     assert not any("/etc/shadow" in call for call in calls(fake))
     again.oplog.close()
+
+
+async def test_unlock_says_how_many_locks_stay(world: World, repository: Path, tmp_path: Path) -> None:
+    world.configure(make_repo(repository, auto_initialize=True))
+    assert await world.engine.unlock("nas") == 0
+    body = f"print('{'ab' * 32}') if args[:2] == ['list', 'locks'] else None"
+    other = World(tmp_path / "other", command=fake_restic(tmp_path, body))
+    other.configure(make_repo("/r", auto_initialize=True))
+    assert await other.engine.unlock("nas") == 1
+    other.oplog.close()
+    assert not list(world.paths.tasklogs.glob("*")), "nothing failed"

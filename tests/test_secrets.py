@@ -78,6 +78,7 @@ TYPED = {
     "push drop",
     "backup",
     "index",
+    "unlock",
     "ops tail",
     "ops import",
     "config import",
@@ -343,6 +344,7 @@ def tell(
         heard.ok(laptop, "plan", "tolerance", "photos", "2d")
         heard.ok(hub, "client", "tolerance", "laptop", "7d")
         heard.ok(laptop, "index", "local")
+        heard.ok(laptop, "unlock", "local")
 
         # Shared: one is taken, with its secrets; one is refused.
         for repo in ("nas", "local"):

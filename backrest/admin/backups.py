@@ -115,4 +115,14 @@ async def index(context: Context, emit: Emit, repo_id: str) -> dict[str, Any]:
     engine = await trio.to_thread.run_sync(lambda: context.engine)
     await emit({"message": f"reading the snapshots of {repo_id}"})
     result = await engine.index(repo_id)
-    return {"new": result.new, "forgotten": result.forgotten}
+    return {"new": result.new, "forgotten": result.forgotten} | (
+        {"skipped": list(result.skipped)} if result.skipped else {}
+    )
+
+
+async def unlock(context: Context, emit: Emit, repo_id: str) -> dict[str, Any]:
+    """Removes the locks that a dead restic left in the repository; ``left``: how many stay, of those that may live."""
+    find_repo(context.config.current, repo_id)
+    engine = await trio.to_thread.run_sync(lambda: context.engine)
+    await emit({"message": f"looking at the locks of {repo_id}"})
+    return {"left": await engine.unlock(repo_id)}

@@ -75,6 +75,7 @@ METHODS: Mapping[str, Method] = {
     "RemovePlan": Method("plans", "remove"),
     "Backup": Method("backups", "backup", reports=True),
     "Index": Method("backups", "index", reports=True),
+    "Unlock": Method("backups", "unlock", reports=True),
     "ListOperations": Method("ops", "list_operations", reports=True),
     "ShowOperation": Method("ops", "show"),
     "TailOperations": Method("ops", "tail", reports=True),

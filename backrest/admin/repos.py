@@ -259,18 +259,13 @@ async def check_exists(context: Context, given: Repo) -> dict[str, Any]:
         if not repo.uri:
             raise UserError("there is no URI")
         engine = await trio.to_thread.run_sync(lambda: context.engine)
-        with trio.move_on_after(EXISTS_S):
-            return {"exists": await engine.check_exists(repo), "error": "", "hostKeyUntrusted": False}
+        exists = await engine.check_exists(repo, EXISTS_S)
+        return {"exists": exists, "error": "", "hostKeyUntrusted": False}
     except ResticFailure as failure:
         untrusted = failure.reason is Reason.HOST_KEY
         return {"exists": False, "error": str(failure), "hostKeyUntrusted": untrusted}
     except BackrestError as error:
         return {"exists": False, "error": str(error), "hostKeyUntrusted": False}
-    return {
-        "exists": False,
-        "error": f"restic had no answer within {EXISTS_S:.0f} s",
-        "hostKeyUntrusted": False,
-    }
 
 
 async def set_repo(

@@ -1,4 +1,4 @@
-"""``backrest backup`` and ``backrest index``: restic, now, with a progress bar on stderr."""
+"""``backrest backup``, ``index`` and ``unlock``: restic, now, with a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -68,11 +68,30 @@ _COUNTED = ("totalFilesProcessed", "filesNew", "filesChanged", "totalBytesProces
 def index(repo: str, as_json: bool) -> None:
     """Read REPO's snapshots into the history: new ones appear, forgotten ones are marked."""
     result = shared().stream("Index", lambda event: None, repo_id=repo)
+    for words in result.get("skipped", ()):
+        output.note(f"backrest: repository {repo!r}: {words}")
     if as_json:
         return output.print_json(result)
     return output.say(
         f"Repository {repo!r}: {formats.plural(result['new'], 'new snapshot')}, {result['forgotten']:,} "
         "forgotten."
+    )
+
+
+@click.command(cls=Command)
+@click.argument("repo")
+@json_option
+def unlock(repo: str, as_json: bool) -> None:
+    """Remove the locks that a killed restic left in REPO: of a process of this machine that is gone, or not renewed for
+    30 minutes. The lock of a restic that works stays."""
+    result = shared().stream("Unlock", lambda event: None, repo_id=repo)
+    if as_json:
+        return output.print_json(result)
+    if not result["left"]:
+        return output.say(f"Repository {repo!r} has no locks now.")
+    return output.say(
+        f"Repository {repo!r}: {formats.plural(result['left'], 'lock')} of a restic that may be at work "
+        f"{'stays' if result['left'] == 1 else 'stay'}: wait for it, or try again in 30 minutes."
     )
 
 

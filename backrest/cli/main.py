@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": ("plan", "What is backed up, and where to."),
     "backup": ("backup", "Run a plan's backup now."),
     "index": ("backup", "Read a repository's snapshots into the history."),
+    "unlock": ("backup", "Remove the locks that a killed restic left in a repository."),
     "ops": ("ops", "The history: what was done, here and on the clients."),
     "audit": ("audit", "Who paired, was refused, was let in, changed what."),
     "config": ("config", "Show, check or replace the configuration."),

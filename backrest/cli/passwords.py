@@ -6,6 +6,7 @@ history. It comes from a file, from the environment, from a hidden prompt, or is
 
 from __future__ import annotations
 
+import codecs
 import os
 import secrets
 import sys
@@ -16,7 +17,7 @@ import click
 from backrest.errors import UserError
 
 # Other ways by which restic gets its password, or is told that there is none: then we need not have it.
-_OWN_WAY = ("RESTIC_PASSWORD_FILE=", "RESTIC_PASSWORD_COMMAND=")
+_OWN_WAY = ("RESTIC_PASSWORD=", "RESTIC_PASSWORD_FILE=", "RESTIC_PASSWORD_COMMAND=")
 _OWN_FLAGS = ("--password-file", "--password-command", "--insecure-no-password", "-p")
 
 # 32 random bytes: more than any attack on the repository's scrypt could use.
@@ -43,7 +44,7 @@ def read_password(
             raise UserError(f"the environment variable {variable} is not set")
         return os.environ[variable]
     if file is not None:
-        return _first_line(file)
+        return _content(file)
     if any(entry.startswith(_OWN_WAY) for entry in env) or any(flag.startswith(_OWN_FLAGS) for flag in flags):
         return ""
     if not sys.stdin.isatty():
@@ -56,14 +57,26 @@ def read_password(
     return entered
 
 
-def _first_line(file: str) -> str:
-    """restic reads a password file the same way: without the line's end."""
+# What restic, in Go, takes off both ends of a password file: a repository that it made must open with the same file.
+_SPACE = (
+    "\t\n\v\f\r \u0085\u00a0\u1680"
+    + "".join(map(chr, range(0x2000, 0x200B)))
+    + "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def _content(file: str) -> str:
+    """As restic reads a password file: without the white space around it, in UTF-16 too if it says so at its start."""
     with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
         raw = stream.read(_LONGEST_FILE)
     try:
-        text = raw.decode("utf-8-sig").strip("\r\n")
+        wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = raw.decode("utf-16" if wide else "utf-8-sig").strip(_SPACE)
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text") from None
     if not text or "\n" in text or "\0" in text:
-        raise UserError(f"{file} must hold the password and nothing else, on one line")
+        raise UserError(
+            f"{file} must hold the password and nothing else, on one line; to have restic itself read it each time, "
+            f"give --env RESTIC_PASSWORD_FILE={file}"
+        )
     return text

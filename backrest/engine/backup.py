@@ -70,6 +70,7 @@ class BackupTask:
         self.problems: list[str] = []
         """What failed after the backup itself: a sentence for each."""
         self._before: list[restic.ResticSnapshot] = []
+        self._skipped: list[parse.Skipped] = []
 
     def _record(self, **body: object) -> Record:
         operation = Operation(
@@ -119,7 +120,8 @@ class BackupTask:
         if self._plan.skip_if_unchanged and not repository.binary.can_skip:
             log.note("skip_if_unchanged is ignored: it needs restic 0.17 or later")
         await self._bench.clear_locks(repository)
-        before = await repository.snapshots(tags=command.tags(self._plan.id, self._instance))
+        listing = await repository.listing(tags=command.tags(self._plan.id, self._instance))
+        before, self._skipped = listing.snapshots, listing.skipped
         await require_identity(repository, self._bench.oplog, [one.id for one in before[-PROOFS:]])
         self._before = before
         parent = before[-1].id if before else ""
@@ -152,6 +154,8 @@ class BackupTask:
         if doubts:
             status = operations.STATUS_WARNING
             messages += [one.words() for one in doubts]
+            if result.problem:
+                messages.append(result.problem)
             if self._before:
                 messages.append(self._advice(doubts))
         snapshot_id = result.summary.snapshot_id
@@ -169,11 +173,19 @@ class BackupTask:
                 snapshot_id = ""
         operation.snapshot_id = snapshot_id
         operation.operation_backup.last_status.summary.snapshot_id = snapshot_id
+        if self._skipped:
+            messages += parse.words_of(self._skipped)
+            if self._forgets():
+                status = operations.STATUS_WARNING
+                messages.append(
+                    "no snapshot is forgotten after it, because restic goes by the times of all snapshots of this "
+                    "plan: remove those that are passed over (restic forget ID)"
+                )
         for message in messages:
             log.note(message)
         end = self._bench.now_ms()
         forget = None
-        if snapshot_id and self._forgets() and not doubts:
+        if snapshot_id and self._forgets() and not doubts and not self._skipped:
             forget = self._record(flow_id=operation.flow_id, operation_forget=operations.OperationForget())
             await forget.add(end)
         await self.record.finish(status, "\n".join(messages), end)
@@ -243,7 +255,10 @@ class BackupTask:
         says: there is no other that could.
         """
         try:
-            return await index(await self._bench.repository(self._repo, log), self._bench.oplog)
+            indexed = await index(await self._bench.repository(self._repo, log), self._bench.oplog)
+            if (skipped := indexed.result.skipped) and not self._skipped:
+                await self.record.remark(self.record.operation.status, "\n".join(skipped))
+            return indexed
         except (ResticError, UserError) as error:
             problem = (
                 f"the snapshot is saved, but the snapshots of repo {self._repo.id} cannot be listed: {error}"

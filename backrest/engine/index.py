@@ -7,6 +7,7 @@ here, where they are copies (W-14).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,8 @@ from backrest.engine.restic import Repository
 from backrest.errors import NotFoundError, ResticError
 from backrest.store.oplog import OpLog, Query
 from backrest.wire import operations, restic
+
+logger = logging.getLogger(__name__)
 
 Operation = operations.Operation
 
@@ -35,6 +38,8 @@ class IndexResult:
 
     new: int
     forgotten: int
+    skipped: tuple[str, ...] = ()
+    """Which snapshots are passed over, and why: a sentence for each, up to a bound."""
 
 
 @dataclass(slots=True)
@@ -81,7 +86,8 @@ async def require_identity(repository: Repository, oplog: OpLog, ids: Sequence[s
 
 async def index(repository: Repository, oplog: OpLog) -> Indexed:
     """List the snapshots, add an operation for each new one, mark those that are gone. ResticError: nothing changed."""
-    snapshots = await repository.snapshots()
+    listing = await repository.listing()
+    snapshots = listing.snapshots
     known = await trio.to_thread.run_sync(read_history, oplog, repository.repo.guid)
     of_ours = (one.id for one in snapshots if one.id in known.indexed or one.id in known.backups)
     await require_identity(repository, oplog, list(islice(of_ours, 1)))
@@ -93,10 +99,13 @@ async def index(repository: Repository, oplog: OpLog) -> Indexed:
     for start in range(0, len(new), BATCH):
         for stored in await trio.to_thread.run_sync(oplog.add, new[start : start + BATCH]):
             known.indexed[stored.snapshot_id] = stored.id
-    there = {one.id for one in snapshots}
+    there = {one.id for one in snapshots} | {one.id for one in listing.skipped}
     gone = [snapshot_id for snapshot_id in known.indexed if snapshot_id not in there]
     await mark_forgotten(oplog, known, gone)
-    return Indexed(IndexResult(len(new), len(gone)), known, snapshots)
+    skipped = parse.words_of(listing.skipped)
+    for words in skipped:
+        logger.warning("repo %s: %s", repository.repo.id, words)
+    return Indexed(IndexResult(len(new), len(gone), tuple(skipped)), known, snapshots)
 
 
 async def mark_forgotten(oplog: OpLog, known: Known, snapshot_ids: Iterable[str]) -> None:

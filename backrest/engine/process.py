@@ -47,8 +47,7 @@ class Lines:
     def __init__(self, callback: Callable[[bytes], None], limit: int = MAX_LINE) -> None:
         self._callback = callback
         self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._line = bytearray()
         self._skipping = False
         self.skipped = 0
 
@@ -61,21 +60,20 @@ class Lines:
             self._add(rest)
 
     def close(self) -> None:
-        if self._size or self._skipping:
+        if self._line or self._skipping:
             self._flush()
 
     def _add(self, part: bytes) -> None:
-        if self._size + len(part) > self._limit:
+        if len(self._line) + len(part) > self._limit:
             self._skipping = True
-            self._parts.clear()
+            self._line.clear()
         if not self._skipping:
-            self._parts.append(part)
-            self._size += len(part)
+            self._line += part
 
     def _flush(self) -> None:
-        line, skipping = b"".join(self._parts), self._skipping
-        self._parts.clear()
-        self._size, self._skipping = 0, False
+        line, skipping = bytes(self._line), self._skipping
+        self._line.clear()
+        self._skipping = False
         if skipping:
             self.skipped += 1
         else:
@@ -87,24 +85,22 @@ class Document:
 
     def __init__(self, limit: int = MAX_DOCUMENT) -> None:
         self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._data = bytearray()
         self.overflow = False
 
     def feed(self, data: bytes) -> None:
-        if self._size + len(data) > self._limit:
+        if len(self._data) + len(data) > self._limit:
             self.overflow = True
-            self._parts.clear()
+            self._data.clear()
         if not self.overflow:
-            self._parts.append(data)
-            self._size += len(data)
+            self._data += data
 
     def close(self) -> None:
         pass
 
     @property
     def content(self) -> bytes:
-        return b"".join(self._parts)
+        return bytes(self._data)
 
 
 async def run(

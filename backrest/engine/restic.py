@@ -14,7 +14,7 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ ANSWER_S = 60.0
 LOCK_WAIT_S = 300.0
 LOCK_AGAIN_S = 10.0  # where restic itself cannot wait for the lock; restic's own longest pause is a minute
 
-# What is kept of a command's text for the error message: its last words.
+# What is kept of a command's text for the error message: the cause may stand first, and the end tells it, too.
 KEPT_LINES = 60
 KEPT_LINE = 2000
 
@@ -112,14 +112,21 @@ def parse_version(output: str) -> command.Version | None:
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
-@dataclass(slots=True)
 class Said:
-    """What a command wrote besides JSON: the last words, for error messages."""
+    """What a command wrote besides JSON: its first and its last words, for error messages."""
 
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._last: deque[str] = deque(maxlen=KEPT_LINES)
 
     def add(self, line: str) -> None:
-        self.lines.append(line[:KEPT_LINE])
+        if failures.is_frame(line):
+            return
+        (self._first if len(self._first) < KEPT_LINES else self._last).append(line[:KEPT_LINE])
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self._first, *self._last]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ class BackupResult:
     summary: restic.BackupProgressSummary
     incomplete: bool
     dry_run: bool
+    problem: str
+    """what it says beside of the repository itself: that it is damaged"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,7 @@ class ForgetResult:
 
     removed: list[restic.ResticSnapshot]
     problem: str
+    skipped: list[parse.Skipped]
 
 
 class Repository:
@@ -167,51 +177,75 @@ class Repository:
 
     # commands
 
-    async def guid(self) -> str:
+    async def guid(self, within_s: float | None = None) -> str:
         """The repository's id. ResticFailure says why there is none."""
-        with trio.move_on_after(ANSWER_S):
-            found = await self._document(["cat", "config"])
+        said = Said()
+        with trio.move_on_after(ANSWER_S if within_s is None else within_s):
+            found = await self._document(["cat", "config"], fits=parse.is_object, said=said)
             guid = found.get("id") if isinstance(found, dict) else None
             if not isinstance(guid, str) or not guid:
                 raise ResticError(f"repo {self.repo.id}: its config has no id")
             return parse.text(guid, 64)
-        raise self._no_answer()
+        raise self._no_answer("cat", said, ANSWER_S if within_s is None else within_s)
 
     async def init(self) -> None:
         """Make the repository. ResticFailure (EXISTS) if there is one; restic never overwrites it."""
+        said = Said()
         with trio.move_on_after(ANSWER_S):
-            await self._document(["init", "--json"], parse_output=False)
+            await self._document(["init", "--json"], said=said)
             return
-        raise self._no_answer()
+        raise self._no_answer("init", said, ANSWER_S)
 
     async def unlock(self) -> None:
         """Remove stale locks (older than 30 minutes, or of a process that is gone), no others."""
-        await self._document(["unlock"], parse_output=False)
+        await self._document(["unlock"])
 
-    async def snapshots(self, *, tags: Sequence[str] = (), only: str = "") -> list[restic.ResticSnapshot]:
-        """All snapshots, or those with all ``tags``, or the one that ``only`` begins; oldest first."""
+    async def locks(self) -> int:
+        """How many locks the repository has."""
+        said = Said()
+        await self._document(["list", "locks", "--no-lock"], said=said)
+        return sum(parse.is_full_id(line.strip()) for line in said.lines)
+
+    async def listing(self, *, tags: Sequence[str] = (), only: str = "") -> parse.Listing:
+        """All snapshots, or those with all ``tags``, or the one that ``only`` begins, and what is passed over of
+        them, which the task log says, too."""
         flags = ["--tag", ",".join(tags)] if tags else []
         command_line = ["snapshots", "--json", *([only] if only else [])]
-        found = await self._patiently(lambda: self._document(command_line, flags, waits=True))
-        result: list[restic.ResticSnapshot] = self._parsed("snapshots", parse.snapshots, found)
+        found = await self._patiently(
+            lambda: self._document(command_line, flags, fits=parse.is_list, waits=True)
+        )
+        result: parse.Listing = await self._parsed("snapshots", parse.snapshots, found)
+        self._note_skipped(result.skipped)
         return result
+
+    async def snapshots(self, *, tags: Sequence[str] = (), only: str = "") -> list[restic.ResticSnapshot]:
+        """The listing's snapshots, oldest first."""
+        return (await self.listing(tags=tags, only=only)).snapshots
 
     async def forget(self, keep: Sequence[str], tags: Sequence[str]) -> ForgetResult:
         """Forget by a policy among the snapshots with all ``tags``, taken as one group."""
         said = Said()
         flags = [*keep, "--tag", ",".join(tags), "--group-by", ""]
         found = await self._patiently(
-            lambda: self._document(["forget", "--json"], flags, said=said, waits=True)
+            lambda: self._document(["forget", "--json"], flags, fits=parse.is_list, said=said, waits=True)
         )
-        removed: list[restic.ResticSnapshot] = self._parsed("forget", parse.removed, found)
+        removed: parse.Listing = await self._parsed("forget", parse.removed, found)
+        self._note_skipped(removed.skipped)
         # restic ends with 0 even if the storage refused the deletion: such snapshots are not gone.
-        kept = {
-            match[1]
+        refusals = [
+            (match[1], line)
             for line in said.lines
             if (match := re.search(r"unable to remove snapshot/([0-9a-f]{64})", line))
-        }
-        problem = self.redact(failures.detail(said.lines)) if kept else ""
-        return ForgetResult([one for one in removed if one.id not in kept], problem)
+        ]
+        kept = {one for one, _ in refusals}
+        problem = self.redact(failures.listed([line for _, line in refusals]))
+        return ForgetResult(
+            [one for one in removed.snapshots if one.id not in kept], problem, removed.skipped
+        )
+
+    def _note_skipped(self, skipped: Sequence[parse.Skipped]) -> None:
+        for words in parse.words_of(skipped):
+            self._log.note(words)
 
     async def backup(
         self,
@@ -233,35 +267,52 @@ class Repository:
     ) -> BackupResult:
         summary: list[dict[str, Any]] = []
         fatal: list[str] = []
-        said = Said()
+        said, errors = Said(), Said()
 
         def on_line(line: bytes) -> None:
             # A dry run prints one such message for each file of the source: not worth parsing.
             if b'"verbose_status"' in line[:60] or not line:
                 return
-            found = parse.message(line)
+            found, around = parse.message_in(line)
             kind = found["message_type"] if found is not None else ""
             if found is not None and kind in ("status", "error"):
                 on_message(found)
+                if kind == "error":
+                    errors.add(parse.backup_error(found).message)
+                    self._log.output(parse.text(line.decode("utf-8", "replace"), KEPT_LINE))
             elif found is not None and kind == "summary":
                 summary[:] = [found]
             elif found is not None and kind == "exit_error":
                 # Also printed for exit code 3, with which a snapshot was made: only the exit code decides.
-                fatal.append(parse.text(found.get("message")))
+                fatal.append(f"Fatal: {parse.text(found.get('message'))}")
+                self._log.output(fatal[-1])
             elif kind != "verbose_status":
                 self._said(said, line)
+                return
+            if around:
+                self._said(said, around.encode())
 
         lines = process.Lines(on_line), process.Lines(on_line)
         environment = {**self._environment, "RESTIC_PROGRESS_FPS": "2"}
         code = await self._run(
             subcommand, flags, stdout=lines[0], stderr=lines[1], environment=environment, waits=True
         )
+        if too_long := sum(one.skipped for one in lines):
+            self._log.note(f"lines longer than {process.MAX_LINE >> 20} MiB are passed over: {too_long}")
         if code not in (0, INCOMPLETE):
             raise self._failure("backup", code, [*said.lines, *fatal])
         if not summary:
             raise self._failure("backup", code, [*said.lines, *fatal, "restic ended without a summary"])
+        # Before 0.19 a missing source alone ends with 0.
+        incomplete = code == INCOMPLETE or any(
+            line.endswith("does not exist, skipping") for line in said.lines
+        )
+        found = self._failure("backup", None, errors.lines)
         return BackupResult(
-            parse.backup_summary(summary[0]), code == INCOMPLETE, bool(summary[0].get("dry_run"))
+            parse.backup_summary(summary[0]),
+            incomplete,
+            bool(summary[0].get("dry_run")),
+            str(found) if found.reason is Reason.DAMAGED else "",
         )
 
     # machinery
@@ -284,22 +335,37 @@ class Repository:
         subcommand: Sequence[str],
         flags: Sequence[str] = (),
         *,
-        parse_output: bool = True,
+        fits: Callable[[Any], bool] | None = None,
         said: Said | None = None,
         waits: bool = False,
     ) -> Any:
-        """Run a command whose standard output is one JSON document."""
-        said = said or Said()
+        """Run a command whose standard output has one JSON document that ``fits``; with None it is only logged."""
+        said = Said() if said is None else said
         output = process.Document()
         errors = process.Lines(lambda line: self._said(said, line))
         code = await self._run(subcommand, flags, stdout=output, stderr=errors, waits=waits)
+        printed = output.content
         if code != 0:
-            raise self._failure(subcommand[0], code, self._unpacked(said, output))
+            self._said_lines(said, printed)
+            await self._log.flush()
+            raise self._failure(subcommand[0], code, said.lines)
         if output.overflow:
             raise ResticError(f"restic {subcommand[0]} printed more than {process.MAX_DOCUMENT >> 20} MiB")
-        if not parse_output:
-            return None
-        return await trio.to_thread.run_sync(self._parsed, subcommand[0], parse.document, output.content)
+        found = None
+        try:
+            if fits is not None:
+                found, around = await self._parsed(
+                    subcommand[0], lambda data: parse.document(data, fits), printed
+                )
+                printed = around.encode()
+        finally:
+            self._said_lines(said, printed)
+            await self._log.flush()
+        return found
+
+    def _said_lines(self, said: Said, printed: bytes) -> None:
+        for line in printed[: process.READ_SIZE].splitlines():
+            self._said(said, line)
 
     async def _run(
         self,
@@ -331,31 +397,40 @@ class Repository:
                 await self._log.flush()
 
     def _said(self, said: Said, line: bytes) -> None:
-        text = parse.text(line[: process.READ_SIZE].decode("utf-8", "replace"), process.READ_SIZE)
-        if text.strip():
-            said.add(text)
-            self._log.output(text)
+        """A line that is not asked for: a message's text, or what stands around the JSON."""
+        found, around = parse.message_in(line[: process.READ_SIZE])
+        for text in around.splitlines():
+            if text.strip():
+                said.add(text)
+                self._log.output(text)
+        if found is None:
+            return
+        if "message" not in found:
+            self._log.output(parse.text(line.decode("utf-8", "replace"), process.READ_SIZE))
+        # Since 0.18 the fatal message is JSON; it has lines of its own.
+        words = parse.text(found.get("message"), process.READ_SIZE)
+        if found["message_type"] == "error":
+            words = parse.backup_error(found).message
+        for number, text in enumerate(words.split("\n")):
+            if text.strip():
+                said.add(f"Fatal: {text}" if number == 0 and found["message_type"] == "exit_error" else text)
+                self._log.output(text)
 
-    @staticmethod
-    def _unpacked(said: Said, output: process.Document) -> list[str]:
-        """Everything a failed command said; since 0.18 its fatal message is JSON on standard error."""
-        head = output.content[: KEPT_LINE * 4].decode("utf-8", "replace").splitlines()[:KEPT_LINES]
-        lines: list[str] = []
-        for line in (*head, *said.lines):
-            found = parse.message(line.encode())
-            lines.append(line if found is None else parse.text(found.get("message")))
-        return lines
-
-    def _failure(self, name: str, code: int, lines: Sequence[str]) -> ResticFailure:
+    def _failure(self, name: str, code: int | None, lines: Sequence[str]) -> ResticFailure:
         clean = [self._redactor.text(part) for line in lines for part in line.split("\n")]
         return failures.failure(self.repo.id, self.uri, name, code, clean)
 
-    def _parsed(self, name: str, parser: Callable[[Any], Any], found: Any) -> Any:
+    async def _parsed(self, name: str, parser: Callable[[Any], T], found: Any) -> T:
+        """In a thread: a list may be a hundred megabytes."""
         try:
-            return parser(found)
+            return await trio.to_thread.run_sync(parser, found)
         except ValueError as error:
-            raise ResticError(f"restic {name}: {error}") from None
+            raise ResticError(f"restic {name}: {self.redact(str(error))}") from None
 
-    def _no_answer(self) -> ResticFailure:
-        message = f"repo {self.repo.id}: {self.uri} did not answer within {ANSWER_S:.0f} s"
+    def _no_answer(self, name: str, said: Said, within_s: float) -> ResticFailure:
+        """What restic said of its tries until then is the cause; else it is that there was no answer."""
+        found = self._failure(name, None, said.lines)
+        if found.reason not in (Reason.OTHER, Reason.INTERRUPTED, Reason.UNREACHABLE):
+            return found
+        message = f"repo {self.repo.id}: {self.uri} did not answer within {within_s:.0f} s"
         return ResticFailure(message, None, Reason.UNREACHABLE)

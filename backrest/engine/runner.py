@@ -186,26 +186,35 @@ class Engine:
         if not repo.guid:
             repo = await self.adopt(repo_id)
         await self._caught_up()
-        async with self._lock(repo.guid):
-            repository = await self.bench.repository(repo)
+        async with self._lock(repo.guid), self.bench.call_log() as log:
+            repository = await self.bench.repository(repo, log)
             await self.bench.clear_locks(repository)
             found = await index(repository, self._oplog)
         return found.result
 
+    async def unlock(self, repo_id: str) -> int:
+        """Remove the locks that a dead restic left in a repository, and no others; how many are left. ResticError."""
+        repo = self._repo(repo_id)
+        async with self._lock(repo.guid or repo.id), self.bench.call_log() as log:
+            repository = await self.bench.repository(repo, log)
+            await repository.unlock()
+            return await repository.locks()
+
     # repositories
 
-    async def repo_guid(self, repo: config.Repo) -> str:
+    async def repo_guid(self, repo: config.Repo, within_s: float | None = None) -> str:
         """The id of the repository that ``repo`` describes. ResticFailure (with its reason) if there is no
-        answer.
+        answer within that time (else ``restic.ANSWER_S``).
         """
-        return await (await self.bench.repository(repo)).guid()
+        async with self.bench.call_log() as log:
+            return await (await self.bench.repository(repo, log)).guid(within_s)
 
-    async def check_exists(self, repo: config.Repo) -> bool:
+    async def check_exists(self, repo: config.Repo, within_s: float | None = None) -> bool:
         """Whether there is a repository that opens with this password. ResticFailure for anything but yes and
         no.
         """
         try:
-            await self.repo_guid(repo)
+            await self.repo_guid(repo, within_s)
         except ResticFailure as failure:
             if failure.reason is Reason.NO_REPOSITORY:
                 return False
@@ -218,14 +227,15 @@ class Engine:
         restic itself never overwrites a repository, so trying is safe even where an old one cannot tell
         "there is none" from "I cannot get there".
         """
-        repository = await self.bench.repository(repo)
-        try:
+        async with self.bench.call_log() as log:
+            repository = await self.bench.repository(repo, log)
+            try:
+                return await repository.guid()
+            except ResticFailure as failure:
+                if failure.reason not in (Reason.NO_REPOSITORY, Reason.UNREACHABLE):
+                    raise
+            await repository.init()
             return await repository.guid()
-        except ResticFailure as failure:
-            if failure.reason not in (Reason.NO_REPOSITORY, Reason.UNREACHABLE):
-                raise
-        await repository.init()
-        return await repository.guid()
 
     async def adopt(self, repo_id: str) -> config.Repo:
         """Find out a configured repo's id (making the repository if auto_initialize says so) and keep it. One that

@@ -37,8 +37,10 @@ class TaskLog:
     tasks).
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, kept: bool = True) -> None:
+        """With ``kept`` false nothing is written before ``keep``."""
         self._path = path
+        self._kept = kept
         self._pending: list[str] = []
         self._room = PER_COMMAND
         self._dropped = 0
@@ -75,11 +77,18 @@ class TaskLog:
 
     async def flush(self) -> None:
         """Write what was collected. Never raises for the disk's sake."""
-        if self._path is None or not self._pending:
+        if self._path is None or not self._pending or not self._kept:
             return
         data = ("\n".join(self._pending) + "\n").encode("utf-8", "replace")
         self._pending.clear()
         await trio.to_thread.run_sync(self._write, data)
+
+    async def keep(self) -> bool:
+        """Write what was collected, and all that follows; whether there is something to read now."""
+        self._kept = True
+        something = bool(self._pending)
+        await self.flush()
+        return something and self._path is not None
 
     def _write(self, data: bytes) -> None:
         if self._path is None:

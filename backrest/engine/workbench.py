@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from backrest import harmless
 from backrest.engine import command, restic
+from backrest.engine.failures import Reason, ResticFailure
 from backrest.engine.record import Stop
 from backrest.engine.tasklog import TaskLog
-from backrest.errors import StorageError, UserError
+from backrest.errors import ResticError, StorageError, UserError
 from backrest.store.oplog import OpLog
 from backrest.store.paths import Paths, private_dir
 from backrest.store.plannotes import PlanNotes
@@ -112,6 +115,26 @@ class Workbench:
             logger.warning("there will be no task log: %s", error)
             return TaskLog()
         return TaskLog(self._paths.tasklogs / f"{logref}.log")
+
+    @asynccontextmanager
+    async def call_log(self) -> AsyncIterator[TaskLog]:
+        """The log of calls that no operation tells of. When they fail it is kept, and the error says where."""
+        path = self._paths.tasklogs / f"c-{uuid.uuid4()}.log"
+        log = TaskLog(path, kept=False)
+        try:
+            yield log
+        except ResticError as error:
+            if isinstance(error, ResticFailure) and error.reason is Reason.NO_REPOSITORY:
+                raise  # an answer, and whole
+            try:
+                await trio.to_thread.run_sync(private_dir, self._paths.tasklogs)
+                written = await log.keep()
+            except StorageError as problem:
+                logger.warning("there will be no task log: %s", problem)
+                written = False
+            if written:
+                error.args = (f"{error}. All that restic said is in {path}",)
+            raise
 
     async def clear_locks(self, repository: restic.Repository) -> None:
         """``restic unlock`` where the repo asks for it before each task, or a killed process may have left a
