@@ -318,7 +318,7 @@ def test_unread_streams_that_hold_the_shared_window_are_found(tmp_path: Path) ->
 from dataclasses import replace
 from backrest.net import h2server, h2settings
 def small(settings, window):
-    return h2settings.open_h2(replace(settings, connection_window=256 * 1024), window)
+    return h2settings.open_h2(replace(settings, connection_window=70_000), window)
 h2server.open_h2 = small
 h2server.H2Protocol._credit_connection = lambda connection, octets: None
 """,

@@ -92,8 +92,10 @@ class Player:
 class Raw:
     """A connection of HTTP/2, frame by frame, that knows which of its streams are open."""
 
-    def __init__(self, stream: trio.SocketStream, window: int = 2**31 - 1) -> None:
+    def __init__(self, stream: trio.SocketStream, url: httpx.URL, window: int = 2**31 - 1) -> None:
+        """``url``: whose name the requests hold. A proxy passes on what is addressed to its own site alone."""
         self.stream = stream
+        self.authority = url.netloc.decode()
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
         self.h2.initiate_connection()
         self.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
@@ -104,7 +106,7 @@ class Raw:
 
     def request(self, path: str = SYNC_PATH) -> int:
         number = self.h2.get_next_available_stream_id()
-        pseudo = [(":method", "POST"), (":path", path), (":scheme", "http"), (":authority", "x")]
+        pseudo = [(":method", "POST"), (":path", path), (":scheme", "http"), (":authority", self.authority)]
         self.h2.send_headers(number, [*pseudo, ("content-type", "application/connect+proto")])
         self.open.add(number)
         return number
@@ -147,7 +149,7 @@ async def descriptors(player: Player) -> None:
 async def waiting_streams(player: Player, data: bytes = b"") -> None:
     """Streams that say nothing, as many as one connection may have of them, and a new one for each that ends."""
     async with await player.tcp() as stream:
-        raw = Raw(stream)
+        raw = Raw(stream, httpx.URL(player.target.url))
         await raw.flush()
         await raw.read()
         while True:
@@ -170,7 +172,7 @@ async def unread_streams(player: Player) -> None:
 async def unread_answers(player: Player) -> None:
     """Asks, and takes none of the answers: no window, and not a byte read from the socket."""
     async with await player.tcp() as stream:
-        raw = Raw(stream, window=0)
+        raw = Raw(stream, httpx.URL(player.target.url), window=0)
         await raw.flush()
         with trio.move_on_after(5):
             while True:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -109,7 +110,8 @@ def main() -> None:
     pulse = Pulse(json.loads(sys.stdin.readline()))
     trio.run(pulse.run)
     pulse.count()
-    print(json.dumps({"took": [round(one, 2) for one in pulse.took], "dials": pulse.dials}))
+    with suppress(BrokenPipeError):  # whoever started this has given up on it, and said so
+        print(json.dumps({"took": [round(one, 2) for one in pulse.took], "dials": pulse.dials}), flush=True)
 
 
 if __name__ == "__main__":
