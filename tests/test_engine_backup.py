@@ -390,3 +390,22 @@ async def test_a_history_that_is_cleared_meanwhile_does_not_stop_the_backup(tmp_
         "operation_index_snapshot",
         "operation_forget",
     }
+
+
+async def test_a_repeated_backup_of_nothing_new_stays_a_warning(tmp_path: Path) -> None:
+    """Without a snapshot of its own (skip_if_unchanged), too."""
+    made = await faked(tmp_path, fake_backup(tmp_path))
+    assert (await made.engine.backup("photos")).status == operations.STATUS_SUCCESS
+    fake_backup(tmp_path, "done(snapshot_id='', total_files_processed=0)")
+    again = await made.engine.backup("photos")
+    assert (again.status, again.snapshot_id) == (operations.STATUS_WARNING, "")
+    assert again.display_message.startswith(
+        "of 2 files the backup has none\nno snapshot is forgotten after it; "
+    )
+
+
+async def test_what_was_confirmed_in_a_damaged_file_counts_for_nothing(tmp_path: Path) -> None:
+    made = await faked(tmp_path, fake_backup(tmp_path, "done(total_files_processed=0)"))
+    made.paths.plan_notes.write_text("{")
+    assert (await made.engine.backup("photos")).status == operations.STATUS_WARNING
+    assert made.paths.plan_notes.read_text() == "{"

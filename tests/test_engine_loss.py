@@ -32,7 +32,7 @@ KEEP_1 = config.RetentionPolicy(policy_keep_last_n=1)
         (0, [], Why.NO_FILES),
         (1, [], None),
         (0, [Earlier(0, True)], None),  # confirmed so
-        (0, [Earlier(0, False)], None),
+        (0, [Earlier(0, False)], Why.NO_FILES),  # still
         (0, [Earlier(1, True)], Why.NO_FILES),
         (50, [Earlier(100, True)], Why.LOST),  # half of it, and on the other side of the bound:
         (51, [Earlier(100, True)], None),

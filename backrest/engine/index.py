@@ -79,8 +79,8 @@ async def require_identity(repository: Repository, oplog: OpLog, ids: Sequence[s
     if there != guid:
         raise ResticError(
             f"repo {repository.repo.id}: another restic repository is at {repository.uri} (its id is {there[:8]}, not "
-            f"{guid[:8]}), so nothing was done with it: look whether the right disk is mounted; to use the other one, "
-            f"enter it as a repository of its own (`backrest repo add`)"
+            f"{guid[:8]}), so nothing was saved or forgotten: look whether the right disk is mounted; to use the other "
+            f"one, enter it as a repository of its own (`backrest repo add`)"
         )
 
 

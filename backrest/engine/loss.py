@@ -87,7 +87,7 @@ def judge(
     before = measure(earlier)
     if earlier and before is None:
         doubts.append(Doubt(Why.UNKNOWN))
-    elif files == 0 and (before or not earlier):
+    elif files == 0 and not any(one.trusted and one.files == 0 for one in earlier):
         doubts.append(Doubt(Why.NO_FILES, before=before or 0))
     elif before and before - files >= LOST_PART * before:
         doubts.append(Doubt(Why.LOST, files=files, before=before))

@@ -81,7 +81,9 @@ def newest(view: View, query: Query, most: int) -> dict[tuple[Meta, int, int], l
     """
     found: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
     ids, groups, starts, kinds, statuses = view.ids, view.groups, view.starts, view.kinds, view.statuses
-    for row in _matching(view, query):
+    for row in reversed(
+        _matching(view, query)
+    ):  # the newest come last, mostly: what follows is then passed over
         heap = found.setdefault((groups[row], kinds[row], statuses[row]), [])
         if len(heap) < most:
             heapq.heappush(heap, (starts[row], ids[row]))
