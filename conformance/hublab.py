@@ -136,17 +136,17 @@ class HubLab:
         """Somebody whom the hub does not know."""
         return Member(name or f"conf-{_RUN}-{next(_numbers)}")
 
-    async def member(self, token: str = MAIN) -> Member:
+    async def member(self, token: str = MAIN, **changes: str) -> Member:
         """A new client, paired. Where the hub refuses the first session after a pairing (the reference does), the
         second one must be let in."""
         member = self.stranger()
         pairing = self.token(token)
-        async with self.keyed() as talk:
+        async with self.keyed(**changes) as talk:
             await talk.hello(member.identity, member.instance_id, pairing.secret)
             first = await talk.next("the end of the pairing")
         if isinstance(first, End):
             check(self.reference and first.code == "permission_denied", f"pairing failed: {first}")
-            async with self.session(member):
+            async with self.session(member, **changes):
                 pass
         else:
             check(kind_of(first) == "receive_config", f"after pairing came {kind_of(first)}")

@@ -415,13 +415,7 @@ async def _(lab: HubLab) -> None:
 
 @hub("http/45", "under the JSON codec a client pairs, and sends operations", "1")
 async def _(lab: HubLab) -> None:
-    member = lab.stranger()
-    async with lab.keyed(codec="json") as talk:
-        await talk.hello(member.identity, member.instance_id, lab.token().secret)
-        if not lab.reference:
-            await talk.expect("receive_config", skip=())
-        else:  # it ends the first session after a pairing
-            await talk.until_end()
+    member = await lab.member(codec="json")
     async with lab.session(member, codec="json") as talk:
         await talk.send("receive_operations", created(operation(member, 1, 4)))
         check(await lab.fence(talk, {1: 4, 2: 1}) == [2], "the operation is not held")

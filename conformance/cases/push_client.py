@@ -307,6 +307,22 @@ async def _(seat: Seat) -> None:
 
 
 @client(
+    "config/88",
+    "a shared repo whose id looks like that of a local one is skipped alone: the one beside it is taken",
+    "8",
+    ours=True,
+    needs=("fixture",),
+    grants=(VIEW, SHARED),
+)
+async def _(seat: Seat) -> None:
+    good = a_repo("beside-2")
+    async with watching(seat) as watch:
+        push = Set(repos=[a_repo("x16", id="Conf-A"), good])
+        config = await watch.pushed(push, has_repo(good.guid), "the good repo in it")
+        check(no_repo("Conf-A")(config), "it was taken")
+
+
+@client(
     "config/86",
     "a hub that announced push-outcome/1 hears how many pushes were taken, and what the last one did not do",
     "9",

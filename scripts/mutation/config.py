@@ -536,13 +536,13 @@ MUTANTS = (
         ("config/51", "config/52"),
     ),
     Mutant(
-        "take-same-id",
+        "take-alike-id",
         "client",
         APPLY,
-        "other = next((r for r in config.repos if r is not here and r.id == repo.id), None)",
-        "other = None",
-        "a shared repo with the id of another is not skipped",
-        ("config/59", "config/77"),
+        "if (key := alike(ident)) in self._ids[kind] and",
+        "if (key := alike(ident)) in () and",
+        "a shared repo whose id looks like that of another is not skipped",
+        ("config/88",),
     ),
     Mutant(
         "take-same-uri",
