@@ -54,6 +54,7 @@ class Why(StrEnum):
     SHARED_BY_OTHER = "shared-by-other"
     NOT_HARMLESS = "not-harmless"
     BAD_FLAG = "bad-flag"
+    BAD_PLACE = "bad-place"  # a path, address or pattern that is another, or none, where it is used
     LEFT_OUT = "left-out"
     WAITS = "waits"
     IN_USE = "in-use"
@@ -104,6 +105,7 @@ _WORDS: Final[Mapping[Why, tuple[str, ...]]] = {
     Why.SHARED_BY_OTHER: ("it is already shared by {hub}", "it is already shared by another hub"),
     Why.NOT_HARMLESS: ("{text}",),
     Why.BAD_FLAG: ("{text}",),
+    Why.BAD_PLACE: ("{text}",),
     Why.LEFT_OUT: ("taken without {names}, which may run programs or read files there",),
     Why.WAITS: (
         "plans use it, and its change of {names} waits until somebody accepts it on the client "

@@ -30,5 +30,5 @@ def rename_to(name: str) -> Callable[[Config], None]:
     return change
 
 
-def add_a_repo(config: Config, uri: str = "u") -> None:
+def add_a_repo(config: Config, uri: str = "/u") -> None:
     config.repos.add(id="r", uri=uri, guid="a" * 64)

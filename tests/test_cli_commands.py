@@ -347,5 +347,5 @@ def test_every_status_of_an_operation_has_a_word() -> None:
 
 def test_names_that_are_not_utf8_are_refused_in_a_sentence(here: Run, world: World) -> None:
     world.add_repo()
-    result = here("plan", "add", "p", "--repo", "r1", "--path", os.fsdecode(b"/srv/caf\xe9"), code=1)
-    assert "not valid" in result.stderr
+    result = here("plan", "add", "p", "--repo", "r1", "--path", os.fsdecode(b"/srv/caf\xe9"), code=2)
+    assert "argument 7 is not UTF-8 text" in result.stderr

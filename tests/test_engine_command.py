@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from backrest.engine import command
@@ -53,12 +56,14 @@ def test_skip_if_unchanged_is_given_once_and_only_to_a_restic_that_knows_it(
     assert flags.count("--skip-if-unchanged") == count
 
 
-@pytest.mark.parametrize("path", ["--password-command=touch /tmp/x", "-o", "--"])
-def test_a_path_never_becomes_a_flag(path: str) -> None:
-    subcommand, _ = command.backup_arguments(
-        config.Plan(id="p", paths=[path]), "i", parent="", dry_run=False, can_skip=False
-    )
-    assert subcommand == ["backup", "--json", f"./{path}"]
+@pytest.mark.parametrize(
+    "path", ["--password-command=touch /tmp/x", "-o", "--", "photos", "~/photos", " /photos"]
+)
+def test_a_path_never_becomes_a_flag_nor_another_place(path: str) -> None:
+    with pytest.raises(UserError, match=r"plan p: the path .* whole path|plan p: the path .* begins with"):
+        command.backup_arguments(
+            config.Plan(id="p", paths=[path]), "i", parent="", dry_run=False, can_skip=False
+        )
 
 
 @pytest.mark.parametrize(("plan", "instance"), [("a,created-by:other", "i"), ("p", "i,plan:x"), ("p\0", "i")])
@@ -99,13 +104,15 @@ def test_a_prefix_tool_that_is_not_installed_is_named() -> None:
         ([], BATCH),
         (["--limit-upload 100", "-v"], ["--limit-upload", "100", "-v", *BATCH]),
         (["--cacert '${DIR}/my ca.pem'"], ["--cacert", "/etc/my ca.pem", *BATCH]),
-        (["--x=$DIR${UNSET}"], ["--x=$DIR", *BATCH]),
+        (["--x=$DIR$${UNSET}${EMPTY}"], ["--x=$DIR${UNSET}", *BATCH]),
         (["-o sftp.args='-p 2222'"], ["-o", "sftp.args=-p 2222"]),
         (["-o sftp.command='ssh nas -s sftp'"], ["-o", "sftp.command=ssh nas -s sftp"]),
     ],
 )
 def test_repo_flags_are_expanded_then_split(entries: list[str], expected: list[str]) -> None:
-    assert command.repo_flags(config.Repo(flags=entries), {"DIR": "/etc"}, (0, 16, 1)) == expected
+    assert (
+        command.repo_flags(config.Repo(flags=entries), {"DIR": "/etc", "EMPTY": ""}, (0, 16, 1)) == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,6 +134,34 @@ def test_a_restic_gets_no_flag_that_is_newer_than_itself(
 def test_ssh_is_not_told_to_ask_nobody_where_restic_cannot_pass_it_on() -> None:
     assert command.repo_flags(REPO, {}, (0, 16, 0)) == []
     assert command.repo_flags(REPO, {}, (0, 16, 1)) == BATCH
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"uri": "${UNSET}/r"}, r"its address names \$\{UNSET\}, which is not set"),
+        ({"uri": "${NAME}/r"}, "its address is not a whole path"),
+        ({"uri": "local:r"}, "its address is not a whole path"),
+        ({"uri": "$${NAME}/r"}, "its address is not a whole path"),
+        ({"uri": "/r", "env": ["A=${UNSET}"]}, "entry 1 of its environment names"),
+        (
+            {"uri": "/r", "env": ["RESTIC_PASSWORD_FILE=${NAME}/p"]},
+            "RESTIC_PASSWORD_FILE of its environment is not",
+        ),
+        ({"uri": "/r", "flags": ["--x=${UNSET}"]}, "flag 1 names"),
+        ({"uri": "/r", "flags": ["--password-file ${NAME}/p"]}, "the file of --password-file is not"),
+    ],
+)
+def test_what_a_variable_lacks_or_makes_another_place_is_said(changes: dict[str, Any], words: str) -> None:
+    repo = config.Repo(id="nas", **changes)
+    environ = {"NAME": "mine"}
+    build = (
+        partial(command.repo_flags, repo, environ, (0, 16, 1))
+        if repo.flags
+        else partial(command.environment, repo, environ)
+    )
+    with pytest.raises(UserError, match=f"repo nas: {words}"):
+        build()
 
 
 def test_an_open_quote_in_a_flag_is_a_user_error_that_names_the_repo() -> None:

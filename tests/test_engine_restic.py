@@ -124,17 +124,6 @@ async def test_a_file_that_cannot_be_read_makes_the_backup_incomplete(
     ]
 
 
-async def test_a_path_that_looks_like_a_flag_is_backed_up(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "--help").write_text("me")
-    monkeypatch.chdir(tmp_path)
-    used = await opened(make_repo(repository))
-    result, _ = await backup(used, tmp_path, paths=["--help"])
-    assert result.summary.files_new == 1
-    assert [one.paths for one in await used.snapshots()] == [[str(tmp_path / "--help")]]
-
-
 async def test_a_dry_run_saves_nothing_and_reports_no_single_files(repository: Path, tmp_path: Path) -> None:
     used = await opened(make_repo(repository))
     plan = config.Plan(id="photos", paths=[str(make_source(tmp_path))])

@@ -65,7 +65,7 @@ def test_change_counts_and_makes_a_new_object(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [lambda c: False, lambda c: None, lambda c: c.Clear() or False])
 def test_no_change_writes_nothing(tmp_path: Path, change: Callable[[Config], bool | None]) -> None:
-    repos = [{"id": name, "uri": "u", "guid": "a" * 64} for name in "ba"]  # not in order: no reason either
+    repos = [{"id": name, "uri": "/u", "guid": "a" * 64} for name in "ba"]  # not in order: no reason either
     store = ConfigStore.open(put(tmp_path / "c.json", repos=repos))
     before, files = store.current, snapshot(tmp_path)
     assert store.transform(change) is before
@@ -135,7 +135,7 @@ def test_changes_of_many_threads_are_all_there(tmp_path: Path) -> None:
 
     def add(name: str) -> None:
         for number in range(5):
-            repo = wire.config.Repo(id=f"{name}{number}", uri="u", guid="a" * 64)
+            repo = wire.config.Repo(id=f"{name}{number}", uri="/u", guid="a" * 64)
             store.transform(partial(add_repo, repo))
 
     def add_repo(repo: wire.config.Repo, config: Config) -> None:
@@ -301,7 +301,7 @@ def test_linked_configuration_stays_a_link(tmp_path: Path) -> None:
 def test_edit_by_hand_is_built_upon(tmp_path: Path) -> None:
     path = put(tmp_path / "c.json", modno=5)
     store = ConfigStore.open(path)
-    put(path, modno=5, later=1, repos=[{"id": "by-hand", "uri": "u", "guid": "a" * 64}])
+    put(path, modno=5, later=1, repos=[{"id": "by-hand", "uri": "/u", "guid": "a" * 64}])
     store.transform(rename_to("you"))
     assert stored(path)["repos"][0]["id"] == "by-hand"
     assert (stored(path)["instance"], stored(path)["later"]) == ("you", 1)
@@ -316,7 +316,9 @@ def edits_meanwhile(path: Path, times: int, change: Callable[[Config], None]) ->
         change(config)
         if name := next(names, ""):
             document = stored(path)
-            document.setdefault("repos", []).append({"id": name, "uri": name, "guid": f"{len(name):064}"})
+            document.setdefault("repos", []).append(
+                {"id": name, "uri": f"/{name}", "guid": f"{len(name):064}"}
+            )
             saved = path.with_suffix(".new")  # as editors save: a new file in the old one's place
             saved.write_text(json.dumps(document))
             saved.replace(path)
@@ -355,7 +357,7 @@ def test_a_file_that_is_made_during_the_first_change_is_not_lost(tmp_path: Path)
     def change(config: Config) -> None:
         if not path.exists():
             put(path, instance="theirs")
-        config.repos.add(id="r", uri="u", guid="a" * 64)
+        config.repos.add(id="r", uri="/u", guid="a" * 64)
 
     assert store.transform(change).instance == "theirs"
 

@@ -44,7 +44,7 @@ def test_captured_file_is_written_back_with_nothing_lost(tmp_path: Path, name: s
 def test_both_kinds_of_names_are_read() -> None:
     data = b"""{"version": 6, "multihost": {"known_hosts": [
         {"instance_id": "h", "keyid": "k", "instanceUrl": "http://h"}
-    ]}, "plans": [], "repos": [{"id": "r", "uri": "u", "auto_initialize": true}]}"""
+    ]}, "plans": [], "repos": [{"id": "r", "uri": "/u", "auto_initialize": true}]}"""
     config = load(data, "f").config
     assert config.multihost.known_hosts[0].instance_id == "h"
     assert config.repos[0].auto_initialize
@@ -61,7 +61,7 @@ def test_indented_by_two_and_readable(tmp_path: Path) -> None:
 
 def test_members_of_a_oneof_are_written_at_zero(tmp_path: Path) -> None:
     data = {"plans": [{"id": "p", "repo": "r", "paths": ["/"], "retention": {"policyKeepLastN": 0}}]}
-    path = put(tmp_path / "c.json", repos=[{"id": "r", "uri": "u", "guid": "a" * 64}], **data)
+    path = put(tmp_path / "c.json", repos=[{"id": "r", "uri": "/u", "guid": "a" * 64}], **data)
     store = ConfigStore.open(path)
     store.transform(rename_to("you"))
     assert stored(path)["plans"] == data["plans"]
@@ -77,8 +77,8 @@ def test_unknown_keys_survive_at_every_level(tmp_path: Path) -> None:
         tmp_path / "c.json",
         future={"deep": [1, {"x": None}]},
         repos=[
-            {"id": "a", "uri": "u", "guid": "a" * 64, "colour": "red", "hooks": [other, hook, hook]},
-            {"id": "b", "uri": "v", "guid": "b" * 64, "prunePolicy": {"later": 1.5}},
+            {"id": "a", "uri": "/u", "guid": "a" * 64, "colour": "red", "hooks": [other, hook, hook]},
+            {"id": "b", "uri": "/v", "guid": "b" * 64, "prunePolicy": {"later": 1.5}},
         ],
         plans=[{"id": "p", "repo": "b", "paths": ["/"], "cron": "* * * * *"}],
         sync={"knownHosts": [{"instanceId": "h", "keyId": "k", "instanceUrl": "http://h", "note": "n"}]},
@@ -88,7 +88,7 @@ def test_unknown_keys_survive_at_every_level(tmp_path: Path) -> None:
     store = ConfigStore.open(path)
 
     def change(config: Config) -> None:
-        config.repos.add(id="A-new", uri="w", guid="c" * 64)  # sorts first: the others move
+        config.repos.add(id="A-new", uri="/w", guid="c" * 64)  # sorts first: the others move
         del config.repos[0].hooks[0]
 
     store.transform(change)
@@ -103,14 +103,14 @@ def test_unknown_keys_survive_at_every_level(tmp_path: Path) -> None:
 def test_unknown_keys_of_equal_objects_are_not_mixed_up(tmp_path: Path) -> None:
     hook = {"conditions": ["CONDITION_ANY_ERROR"], "actionCommand": {"command": "x"}}
     hooks = [hook | {"note": 1}, hook | {"note": 2}, hook]
-    repo = {"id": "a", "uri": "u", "guid": "a" * 64, "hooks": hooks}
+    repo = {"id": "a", "uri": "/u", "guid": "a" * 64, "hooks": hooks}
     path = put(tmp_path / "c.json", repos=[repo])
     ConfigStore.open(path).transform(rename_to("you"))
     assert stored(path)["repos"][0]["hooks"] == hooks
 
 
 def test_unknown_keys_go_with_their_object(tmp_path: Path) -> None:
-    path = put(tmp_path / "c.json", repos=[{"id": "a", "uri": "u", "guid": "a" * 64, "colour": "red"}])
+    path = put(tmp_path / "c.json", repos=[{"id": "a", "uri": "/u", "guid": "a" * 64, "colour": "red"}])
     store = ConfigStore.open(path)
     store.transform(lambda config: config.ClearField("repos"))
     assert "red" not in path.read_text()
@@ -245,7 +245,7 @@ def test_empty_object_is_a_new_configuration() -> None:
 
 
 def old_file(version: int, **values: Any) -> bytes:
-    repo = {"id": "r", "uri": "u", "guid": "a" * 64} | values.pop("repo", {})
+    repo = {"id": "r", "uri": "/u", "guid": "a" * 64} | values.pop("repo", {})
     return json.dumps({"version": version, "instance": "me", "repos": [repo]} | values).encode()
 
 

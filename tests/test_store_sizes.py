@@ -38,7 +38,7 @@ def test_what_is_written_can_be_read_again_and_nothing_larger_is_written(tmp_pat
 def with_repo(text: str) -> Callable[[Config], None]:
     def change(config: Config) -> None:
         del config.repos[:]
-        config.repos.add(id="r", uri="u", guid="a" * 64, password=text)
+        config.repos.add(id="r", uri="/u", guid="a" * 64, password=text)
 
     return change
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from backrest import wire
 from backrest.crypto.identity import Identity
+from backrest.store.places import pattern_problem
 from backrest.store.validate import alike, check, id_problem, normalise, problems
 
 Config = wire.config.Config
@@ -197,6 +198,31 @@ OURS: list[tuple[Callable[[Config], object], str]] = [
     (lambda c: setattr(c.multihost.pairing_tokens[0], "uses", 2), "used more often"),
     (lambda c: c.multihost.pairing_tokens.append(c.multihost.pairing_tokens[0]), "has the same secret"),
     (lambda c: c.multihost.pairing_tokens[0].permissions[0].scopes.append("x"), "is not a scope"),
+    (lambda c: setattr(c.repos[0], "uri", "srv/r"), "its address is not a whole path"),
+    (lambda c: setattr(c.repos[0], "uri", "local:r"), "its address is not a whole path"),
+    (lambda c: setattr(c.repos[0], "uri", "~/r"), 'its address begins with "~"'),
+    (lambda c: setattr(c.repos[0], "uri", " /r"), "its address begins with a blank"),
+    (
+        lambda c: c.repos[0].env.append("RESTIC_PASSWORD_FILE=p"),
+        "RESTIC_PASSWORD_FILE of its environment is not",
+    ),
+    (
+        lambda c: c.repos[0].env.append("RESTIC_REPOSITORY=local:r"),
+        "RESTIC_REPOSITORY of its environment is not",
+    ),
+    (
+        lambda c: c.repos[0].flags.append("--password-file=p"),
+        "the file of --password-file is not a whole path",
+    ),
+    (lambda c: c.repos[0].flags.append("-p ../p"), "the file of -p is not a whole path"),
+    (lambda c: c.repos[0].flags.append("-pp"), "the file of -p is not a whole path"),
+    (lambda c: c.repos[0].flags.append("--cacert 'my ca"), "a quote that is not closed"),
+    (lambda c: c.plans[0].backup_flags.append('--tag="x'), "a quote that is not closed"),
+    (lambda c: c.plans[0].backup_flags.append("--files-from=${HOME}/x"), "the file of --files-from is not"),
+    (lambda c: c.plans[0].paths.append("photos"), 'the path "photos" is not a whole path'),
+    (lambda c: c.plans[0].paths.append("${HOME}"), "is not a whole path"),
+    (lambda c: c.plans[0].excludes.append("[z"), 'the pattern "[z" has a "["'),
+    (lambda c: c.plans[0].iexcludes.append("/a/[b/]c"), 'has a "["'),
 ]
 
 
@@ -223,7 +249,7 @@ def test_rule_of_ours_rejects_new_and_warns_of_old(change: Callable[[Config], ob
         lambda c: (setattr(c.repos[0], "guid", ""), setattr(c.repos[0], "auto_initialize", True)),
         lambda c: c.plans[0].schedule.Clear(),
         lambda c: c.plans[0].ClearField("schedule"),
-        lambda c: (c.plans[0].ClearField("paths"), c.plans[0].backup_flags.append("--files-from=x")),
+        lambda c: (c.plans[0].ClearField("paths"), c.plans[0].backup_flags.append("--files-from=/x")),
         lambda c: set_schedule(c.repos[0].forget_policy.schedule, disabled=True),
         lambda c: c.repos[0].forget_policy.ClearField("schedule"),
         lambda c: set_retention(c.plans[0].retention, policy_time_bucketed=Buckets(yearly=1)),
@@ -235,10 +261,29 @@ def test_rule_of_ours_rejects_new_and_warns_of_old(change: Callable[[Config], ob
         lambda c: setattr(c.multihost.known_hosts[0], "instance_url", "http://[::1]:9898/x"),
         lambda c: c.multihost.pairing_tokens[0].ClearField("label"),
         lambda c: setattr(c.multihost.pairing_tokens[0], "max_uses", 0),
+        lambda c: setattr(c.repos[0], "uri", "sftp:me@nas:backups"),  # of the home there, wherever this runs
+        lambda c: setattr(c.repos[0], "uri", "${DISK}/r"),  # judged when restic is to run
+        lambda c: c.repos[0].env.extend(
+            ["RESTIC_CACHE_DIR=${HOME}/c", "TMPDIR=/x", "RESTIC_PASSWORD_FILE=/p"]
+        ),
+        lambda c: c.repos[0].flags.extend(["--cacert '/my ca'", "--password-file=${DIR}/p", "-o s3.x=y"]),
     ],
 )
 def test_accepted_when_new(change: Callable[[Config], object]) -> None:
     assert check(after(change), None, now=NOW).problems == []
+
+
+# As restic 0.14 takes or refuses them; so do the later ones, whose pattern language is the same.
+@pytest.mark.parametrize(
+    ("patterns", "taken"),
+    [
+        ("*.tmp a] [a-z] [^a] [z-a] [[] [a]] \\[ [\\]] [a\\-b] [a-\\]] !x é[é-ü] **/x a//b", True),
+        ("[z [] [^] []a] [a-] [-a] [a-b-c] [\\ a\\ [a/b] ![", False),
+    ],
+)
+def test_a_pattern_is_taken_if_restic_takes_it(patterns: str, taken: bool) -> None:
+    for pattern in patterns.split():
+        assert (pattern_problem(pattern) == "") == taken, pattern
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -219,19 +219,21 @@ def test_a_repo_in_use_from_before_the_rules_loses_what_may_do_harm_without_wait
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_bad_flag_costs_its_item_and_no_other(trusted: bool) -> None:
+def test_a_bad_flag_place_or_pattern_costs_its_item_and_no_other(trusted: bool) -> None:
     here = config()
     message = shared(flags=["/etc/shadow"])
     message.plans.add(id="bad", repo="local", paths=["/srv"], backup_flags=["/etc/shadow"])
     message.plans.add(id="good", repo="local", paths=["/srv"], backup_flags=["-x"])
+    message.plans.add(id="elsewhere", repo="local", paths=["srv"])
+    message.plans.add(id="all", repo="local", paths=["/srv"], excludes=["[x"])
     grants = ["receive-shared-repos", "read-write-config" if trusted else "read-write-config=plan:good"]
     report = push(here, grants, message)
     assert [plan.id for plan in here.plans] == ["photos", "good"]
     codes = [one.code for one in report.refused]
     if trusted:
-        assert codes == [Why.BAD_FLAG, Why.BAD_FLAG]
+        assert sorted(codes) == [*[Why.BAD_FLAG] * 2, *[Why.BAD_PLACE] * 2]
     else:
-        assert codes == [Why.WRITE_NOT_GRANTED, Why.LEFT_OUT]
+        assert sorted(codes) == [Why.LEFT_OUT, *[Why.WRITE_NOT_GRANTED] * 3]
         assert not here.repos[1].flags
 
 

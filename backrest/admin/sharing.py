@@ -23,6 +23,7 @@ from backrest.errors import ResticError, UserError
 from backrest.permissions import RECEIVE_SHARED_REPOS, Grants
 from backrest.refusals import IN_PART, SEEN, Refusal, Why, refusal
 from backrest.store.mask import mask_uri, masked_repo
+from backrest.store.places import local_path, uri_problem
 from backrest.store.shares import MOST_ENDED
 from backrest.wire import codec
 
@@ -36,12 +37,7 @@ Repo = wire.config.Repo
 # A round trip to a client and two writes to its disk take far less; nobody waits gladly for longer.
 TAKEN_S = 5.0
 
-_REMOTE = re.compile(r"(?:sftp|s3|b2|azure|gs|swift|rest|rclone):")
-
-
-def is_local(uri: str) -> bool:
-    """Whether restic looks for it on the disk of the machine on which it runs."""
-    return not _REMOTE.match(uri)
+_WINDOWS = re.compile(r"(?:local:)?[A-Za-z]:\\")  # a client that runs Backrest in Go may be one
 
 
 def _own_uris(config: Config, texts: list[str], taken_back: list[str]) -> dict[str, str | None]:
@@ -55,8 +51,8 @@ def _own_uris(config: Config, texts: list[str], taken_back: list[str]) -> dict[s
         keyid = find_peer(clients, name, "client").keyid
         if keyid in uris:
             raise UserError(f"the client {name!r} is named twice")
-        if is_local(uri) and not uri.removeprefix("local:").startswith(("/", "\\")) and uri[1:3] != ":\\":
-            raise UserError(f"the path {uri!r} must be absolute: it is looked for on the client {name!r}")
+        if not _WINDOWS.match(uri) and (problem := uri_problem(uri)):
+            raise UserError(f"the address {mask_uri(uri)!r} for the client {name!r} {problem}")
         uris[keyid] = uri
     return uris
 
@@ -142,7 +138,7 @@ def _shared(context: Context, repo: Repo) -> dict[str, Any]:
     clients = receivers(context, repo)
     lost = [one["instanceId"] for one in clients if one["receives"] and not one["uri"]]
     warnings = []
-    if is_local(repo.uri) and (lost or not clients):
+    if local_path(repo.uri) is not None and (lost or not clients):
         who = ", ".join(lost) or "a client"
         warnings.append(
             f"{repo.uri} is a path on this machine's own disk, and {who} would look for it on its own: unless "

@@ -193,9 +193,15 @@ class Root(click.Group):
             return super().main(args, prog_name, complete_var, False, **extra)
         settings = Shared()
         extra.setdefault("obj", settings)
-        sys.exit(
-            finish(lambda: super(Root, self).main(args, prog_name, complete_var, False, **extra), settings)
-        )
+        words = sys.argv[1:] if args is None else args
+
+        def run() -> object:
+            for number, word in enumerate(words, 1):
+                if not _is_text(word):  # not shown: it may be a secret
+                    raise click.UsageError(f"argument {number} is not UTF-8 text, and only that can be kept.")
+            return super(Root, self).main(args, prog_name, complete_var, False, **extra)
+
+        sys.exit(finish(run, settings))
 
 
 def finish(run: Callable[[], object], settings: Shared) -> int:
@@ -239,6 +245,15 @@ def finish(run: Callable[[], object], settings: Shared) -> int:
     return code if isinstance(code, int) and not isinstance(code, bool) else 0
 
 
+def _is_text(argument: str) -> bool:
+    """Not bytes that Python could only carry along (surrogate escapes): no message and no file could hold them."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sentence(error: BackrestError) -> str:
     """The error's text; the problems of a configuration follow, one a line, unless the text has them."""
     text = str(error)
@@ -279,6 +294,13 @@ def parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Paramete
             raise click.BadParameter(str(error), ctx=ctx, param=param) from None
 
     return callback
+
+
+def whole_path(path: str) -> str:
+    """A path that was typed, as it is from anywhere. What abspath would make something else of stays as it is, for the
+    rules of the configuration to look at: a blank in front, the "~" of an unknown user, a variable, nothing at all."""
+    path = os.path.expanduser(path)
+    return path if not path or path[0] in "~ \t\n" or path.startswith("${") else os.path.abspath(path)
 
 
 def several(flag: str, name: str, metavar: str, help_text: str, **more: Any) -> Callable[[F], F]:

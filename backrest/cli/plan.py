@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from backrest.cli import formats, output
-from backrest.cli.base import F, Group, json_option, parsed, several, shared
+from backrest.cli.base import F, Group, json_option, parsed, several, shared, whole_path
 
 
 @click.group(cls=Group)
@@ -80,7 +80,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Enter a plan; `backrest backup ID` runs it."""
-    absolute = _absolute(paths)
+    absolute = [whole_path(path) for path in paths]
     entry: dict[str, Any] = {
         "id": id,
         "repo": repo_id,
@@ -99,11 +99,6 @@ def add(
     output.say(f"Plan {id!r} is entered; `backrest backup {id}` runs it.")
     _note_schedule(schedule)
     return None
-
-
-def _absolute(paths: tuple[str, ...]) -> list[str]:
-    """As they are from anywhere: the daemon runs in another directory."""
-    return [os.path.abspath(os.path.expanduser(path)) for path in paths]
 
 
 def _note_missing(paths: list[str]) -> None:
@@ -171,7 +166,7 @@ def set_plan(
             changes[name] = list(values)
         elif cleared:
             clear.append(name)
-    absolute = _absolute(paths)
+    absolute = [whole_path(path) for path in paths]
     given = {
         "repo": repo_id,
         "paths": absolute or None,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from backrest.cli import output
-from backrest.cli.base import Group, confirm, json_option, several, shared
+from backrest.cli.base import Group, confirm, json_option, several, shared, whole_path
 from backrest.cli.passwords import read_password
 from backrest.errors import UserError
 
@@ -102,8 +101,11 @@ def add(
 
 
 def _absolute(uri: str) -> str:
-    """A path as it is from anywhere: the daemon runs in another directory."""
-    return uri if ":" in uri else os.path.abspath(os.path.expanduser(uri))
+    """The address as it is from anywhere: the daemon runs in another directory."""
+    if uri.startswith("local:"):
+        return "local:" + whole_path(uri.removeprefix("local:"))
+    # With a ":" before any "/" it is an address elsewhere, or none: the rules of the configuration look at it.
+    return uri if ":" in uri.partition("/")[0] else whole_path(uri)
 
 
 @repo.command("set")

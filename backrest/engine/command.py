@@ -3,9 +3,8 @@
 argv = [nice, ionice] restic <subcommand, its options and paths> <flags of the repo> <flags of the call>. The
 password goes into the environment, never onto the command line, where every user of the machine could read
 it. Values that come from the configuration (paths, patterns, ids), part of which another instance may have
-pushed, can never become flags: patterns and tags always follow a flag that takes a value, and a path that
-begins with "-" is written "./-...". A ``--`` would do as well, but the flags of the repo stand behind the
-paths.
+pushed, can never become flags: patterns and tags always follow a flag that takes a value, and a path begins
+with "/". A ``--`` would do as well, but the flags of the repo stand behind the paths.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from backrest import harmless
 from backrest.errors import ResticError, UserError
+from backrest.store import places
 from backrest.wire import config
 
 Version = tuple[int, int, int]
@@ -29,7 +29,7 @@ SINCE: dict[str, Version] = {
     "--skip-if-unchanged": (0, 17, 0),
 }
 
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE = re.compile(r"(?<!\$)\$\{([^}]*)\}|\$(\$\{)")
 
 # In 4.2's order: CPU before I/O.
 _CPU = {
@@ -43,11 +43,31 @@ _IO = {
 }
 
 
-def expand(text: str, environ: Mapping[str, str]) -> str:
-    """``text`` with each ``${NAME}`` replaced from ``environ``, an unset one by nothing. ``$NAME`` stays as
-    it is.
+def expand(text: str, environ: Mapping[str, str], where: str) -> str:
+    """``text`` with each ``${NAME}`` replaced from ``environ``. ``$NAME`` stays as it is, and ``$${`` is ``${`` itself.
+
+    UserError, which begins with ``where``, for a variable that is not set: the reference takes an empty text for it,
+    and so another place, or no password.
     """
-    return _VARIABLE.sub(lambda match: environ.get(match[1], ""), text)
+
+    def value(match: re.Match[str]) -> str:
+        if match[2]:
+            return match[2]
+        if match[1] not in environ:
+            raise UserError(
+                f"{where} names ${{{match[1]}}}, which is not set in the environment of this process: set it, or write "
+                f'$${{ for the characters "${{"'
+            )
+        return environ[match[1]]
+
+    return _VARIABLE.sub(value, text)
+
+
+def _placed(problem: str, where: str) -> None:
+    """UserError for a place that depends on the working directory: a configuration from before that rule, or the Go
+    program's, may hold one."""
+    if problem:
+        raise UserError(f"{where} {problem}")
 
 
 def split(flags: str, where: str) -> list[str]:
@@ -100,7 +120,9 @@ def repo_flags(repo: config.Repo, environ: Mapping[str, str], version: Version) 
     """
     flags: list[str] = []
     for number, entry in enumerate(repo.flags, 1):
-        flags += _flag(expand(entry, environ), f"repo {repo.id}: flag {number}")
+        where = f"repo {repo.id}: flag {number}"
+        flags += _flag(expand(entry, environ, where), where)
+    _placed(places.flags_problem(flags), f"repo {repo.id}:")
     if knows(version, "sftp.args") and not any(re.search(r"sftp\.(?:args|command)", flag) for flag in flags):
         flags += ["-o", "sftp.args=-oBatchMode=yes"]
     return flags
@@ -117,13 +139,16 @@ def environment(repo: config.Repo, environ: Mapping[str, str]) -> dict[str, str]
         values["RESTIC_PASSWORD_FILE"] = ""
         values["RESTIC_PASSWORD_COMMAND"] = ""
     for number, entry in enumerate(repo.env, 1):
-        name, equals, value = expand(entry, environ).partition("=")
+        where = f"repo {repo.id}: entry {number} of its environment"
+        name, equals, value = expand(entry, environ, where).partition("=")
         # The entry itself is not repeated: it may be a secret that lacks its name.
         if not (name and equals):
-            raise UserError(f"repo {repo.id}: entry {number} of its environment is not NAME=value")
-        where = f"repo {repo.id}: entry {number} of its environment"
+            raise UserError(f"{where} is not NAME=value")
+        _placed(places.variable_problem(f"{name}={value}"), f"repo {repo.id}: {name} of its environment")
         values[no_nul(name, where)] = no_nul(value, where)
-    values["RESTIC_REPOSITORY"] = no_nul(expand(repo.uri, environ), f"repo {repo.id}: its uri")
+    where = f"repo {repo.id}: its address"
+    values["RESTIC_REPOSITORY"] = no_nul(expand(repo.uri, environ, where), where)
+    _placed(places.uri_problem(values["RESTIC_REPOSITORY"]), where)
     return values
 
 
@@ -138,7 +163,7 @@ def secrets_in(repo: config.Repo, environ: Mapping[str, str]) -> set[str]:
     """What of ``repo`` must not be shown beyond the secrets of its environment: variables expanded into
     flags.
     """
-    names = {name for entry in (*repo.flags, repo.uri) for name in _VARIABLE.findall(entry)}
+    names = {name for entry in (*repo.flags, repo.uri) for name, _ in _VARIABLE.findall(entry) if name}
     return {repo.password} | {
         environ[name] for name in names if name in environ and name.upper() not in _ORDINARY
     }
@@ -164,11 +189,6 @@ def tags(plan_id: str, instance: str) -> tuple[str, str]:
     return tag_value("plan", plan_id), tag_value("created-by", instance)
 
 
-def path_argument(path: str) -> str:
-    """A path as restic's argument: never taken for a flag."""
-    return f"./{path}" if path.startswith("-") else path
-
-
 def backup_arguments(
     plan: config.Plan, instance: str, *, parent: str, dry_run: bool, can_skip: bool
 ) -> tuple[list[str], list[str]]:
@@ -191,7 +211,9 @@ def backup_arguments(
         flags.append("--skip-if-unchanged")
     if dry_run:
         flags += ["--dry-run", "-vv"]
-    paths = [path_argument(no_nul(path, f"plan {plan.id}: a path")) for path in plan.paths]
+    paths = [no_nul(path, f"plan {plan.id}: a path") for path in plan.paths]
+    for path in paths:
+        _placed(places.path_problem(path), f"plan {plan.id}: the path {path!r}")
     return ["backup", "--json", *paths], flags
 
 
@@ -200,6 +222,7 @@ def split_backup_flags(plan: config.Plan) -> list[str]:
     flags: list[str] = []
     for number, entry in enumerate(plan.backup_flags, 1):
         flags += _flag(entry, f"plan {plan.id}: backup flag {number}")
+    _placed(places.flags_problem(flags), f"plan {plan.id}:")
     return flags
 
 

@@ -73,6 +73,12 @@ def locate(chosen: str | None, environ: Mapping[str, str], data_dir: Path) -> st
     """
     named = chosen or environ.get("BACKREST_RESTIC_COMMAND")
     if named:
+        if "/" in named and not named.startswith(
+            "/"
+        ):  # the daemon and cron work in other directories than a command
+            raise ResticError(
+                f"the restic command {named} is not a whole path: write it from / on, or its name alone"
+            )
         found = shutil.which(named, path=environ.get("PATH"))
         if found is None:
             raise ResticError(f"the restic command {named} does not exist or is not executable")

@@ -11,10 +11,11 @@ inside a validation (W-46). See removal.py.
 from __future__ import annotations
 
 import re
+import shlex
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from backrest import wire
 from backrest.crypto.identity import Identity, is_keyid
 from backrest.permissions import RECEIVE_SHARED_REPOS, TYPE_NAMES, parse_scope
+from backrest.store import places
 from backrest.store.schedules import retention_problem, retention_warning, schedule_problem
 from backrest.store.text import is_printable, quoted
 
@@ -43,7 +45,7 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    ids_stay: bool = False  # our rules for new ids only warn
+    imported: bool = False  # our rules for new ids and places only warn
 
     def ours(self, text: str, *, known: bool) -> None:
         """A rule of ours is violated: a warning where that was so before."""
@@ -117,11 +119,11 @@ def check(
 
     ``now`` (Unix time) is where the search for a schedule's next occurrence starts. ``from_peer``: what is new
     was named by another instance, which may know no rule for ids. ``imported``: it was in use as it is, elsewhere:
-    our rules for ids only warn.
+    our rules for ids and places only warn.
     """
     now = time.time() if now is None else now
     before = previous if previous is not None else Config()
-    found = Findings(ids_stay=imported)
+    found = Findings(imported=imported)
     _check_instance(config, before, found)
     _check_users(config, before, found)
     _check_repos(config, before, found, now, from_peer)
@@ -150,9 +152,9 @@ def _check_id(
     if hard := _hard_id_problem(text, max_bytes):
         found.problems.append(f"{what} {hard}")
     elif misleading := _misleading_id_problem(text):
-        found.ours(f"{what} {misleading}", known=known or found.ids_stay)
+        found.ours(f"{what} {misleading}", known=known or found.imported)
     elif not _ID.fullmatch(text):
-        found.ours(f"{what} {_ODD}", known=known or theirs or found.ids_stay)
+        found.ours(f"{what} {_ODD}", known=known or theirs or found.imported)
 
 
 def _check_instance(config: Config, before: Config, found: Findings) -> None:
@@ -195,7 +197,7 @@ def _lookalikes(what: str, values: Iterable[str], before: Iterable[str], found: 
     for value in values:
         other = seen.setdefault(alike(value), value)
         if other != value:
-            known = found.ids_stay or {other, value} <= earlier
+            known = found.imported or {other, value} <= earlier
             found.ours(
                 f"the {what} ids {quoted(other)} and {quoted(value)} look alike: choose another", known=known
             )
@@ -216,11 +218,12 @@ def _check_repos(config: Config, before: Config, found: Findings, now: float, fr
         _check_id(f"the id of {what}", repo.id, found, known=old is not None, theirs=theirs)
         if not repo.uri:
             found.problems.append(f"{what}: there is no address (uri)")
+        _check_places(what, repo, old, found)
         _check_guid(what, repo, old, found)
         for index, entry in enumerate(repo.env):
             if "=" not in entry:  # not shown: it may be a secret that lost its name
                 found.problems.append(f"{what}: entry {index + 1} of its environment is not NAME=VALUE")
-        _check_flags(what, repo.flags, old.flags if old is not None else (), found)
+        _check_flags(what, repo.flags, old.flags if old is not None else (), found, expands=True)
         for name in ("prune", "check"):
             policy = repo.prune_policy if name == "prune" else repo.check_policy
             if policy.HasField("schedule"):
@@ -234,22 +237,57 @@ def _check_repos(config: Config, before: Config, found: Findings, now: float, fr
             )
 
 
-def flag_problem(flags: Iterable[str], known: Iterable[str] = ()) -> str:
+def place_problems(item: Repo | Plan, old: Repo | Plan | None) -> Iterator[str]:
+    """What is wrong with the places and patterns of an item that ``old`` does not have as well."""
+    before: Repo | Plan = old if old is not None else type(item)()
+    if isinstance(item, Repo) and isinstance(before, Repo):
+        if item.uri != before.uri and (problem := places.uri_problem(item.uri, expands=True)):
+            yield f"its address {problem}"
+        for entry in item.env:
+            if entry not in before.env and (problem := places.variable_problem(entry, expands=True)):
+                yield f"{entry.partition('=')[0]} of its environment {problem}"
+    elif isinstance(item, Plan) and isinstance(before, Plan):
+        for path in item.paths:
+            if path and path not in before.paths and (problem := places.path_problem(path)):
+                yield f"the path {quoted(path)} {problem}"
+        for patterns, known in ((item.excludes, before.excludes), (item.iexcludes, before.iexcludes)):
+            for pattern in patterns:
+                if pattern not in known and (problem := places.pattern_problem(pattern)):
+                    yield f"the pattern {quoted(pattern)} {problem}"
+
+
+def _check_places(what: str, item: Repo | Plan, old: Repo | Plan | None, found: Findings) -> None:
+    new = list(place_problems(item, old))
+    for problem in place_problems(item, None):
+        found.ours(f"{what}: {problem}", known=found.imported or problem not in new)
+
+
+def flag_problem(flags: Iterable[str], known: Iterable[str] = (), *, expands: bool = False) -> str:
     """What is wrong with the first flag that is wrong and not ``known``; empty when all are good. The flag itself is
-    not repeated: it may be a secret that lost its name."""
+    not repeated: it may be a secret that lost its name. ``expands``: see places.py."""
     for number, flag in enumerate(flags, 1):
-        if not flag.lstrip().startswith("-") and flag not in known:
+        if flag in known:
+            continue
+        if not flag.lstrip().startswith("-"):
             return (
                 f'flag {number} does not begin with "-", and restic would take it for one more path to back up: write '
                 f"a flag and its value as one, --name=value"
             )
+        try:
+            words = shlex.split(flag)
+        except ValueError:  # an open quote, or a "\\" at the end
+            return f"flag {number} has a quote that is not closed, or ends with a backslash"
+        if problem := places.flags_problem(words, expands=expands):
+            return f"flag {number}: {problem}"
     return ""
 
 
-def _check_flags(what: str, flags: Iterable[str], before: Iterable[str], found: Findings) -> None:
+def _check_flags(
+    what: str, flags: Iterable[str], before: Iterable[str], found: Findings, *, expands: bool = False
+) -> None:
     for known in (False, True):
-        if problem := flag_problem(flags, set(before) if not known else ()):
-            found.ours(f"{what}: {problem}", known=known)
+        if problem := flag_problem(flags, set(before) if not known else (), expands=expands):
+            found.ours(f"{what}: {problem}", known=known or found.imported)
             return
 
 
@@ -307,6 +345,7 @@ def _check_plans(config: Config, before: Config, found: Findings, now: float, fr
         _check_flags(what, plan.backup_flags, old.backup_flags if old is not None else (), found)
         if not all(plan.paths):
             found.problems.append(f"{what}: a path is empty")
+        _check_places(what, plan, old, found)
         if not plan.repo:
             found.problems.append(f"{what}: there is no repo")
         elif plan.repo not in repos:

@@ -15,7 +15,7 @@ from backrest.permissions import READ_WRITE_CONFIG, RECEIVE_SHARED_REPOS, VIEW_R
 from backrest.refusals import IN_PART, Kind, Refusal, Why, refusal
 from backrest.store.configfile import size
 from backrest.store.mask import UnknownMaskError, unmask_plan, unmask_repo
-from backrest.store.validate import alike, flag_problem, pushed_id_problem
+from backrest.store.validate import alike, flag_problem, place_problems, pushed_id_problem
 from backrest.store.waiting import Wanted
 
 Config = wire.config.Config
@@ -170,6 +170,8 @@ def _set_plan(config: Config, room: _Room, grants: Grants, plan: Plan, report: R
         return
     if bad_flag := flag_problem(new.backup_flags, here.backup_flags if here is not None else ()):
         report.refuse("plan", plan.id, Why.BAD_FLAG, text=bad_flag)
+    elif bad_place := next(place_problems(new, here), ""):
+        report.refuse("plan", plan.id, Why.BAD_PLACE, text=bad_place)
     elif here is None and len(config.plans) >= MOST_ITEMS:
         report.refuse("plan", plan.id, Why.FULL, limit=MOST_ITEMS)
     elif here is None and (problem := room.names("plan", plan.id)):
@@ -260,8 +262,11 @@ def _write_repo(
         if here is not None and any(plan.repo == here.id for plan in config.plans):
             wanted = Wanted.of(new, origin)
             held = _hold_back(here, new)
-    elif bad_flag := flag_problem(new.flags, here.flags if here is not None else ()):
+    elif bad_flag := flag_problem(new.flags, here.flags if here is not None else (), expands=True):
         report.refuse("repo", repo.id, Why.BAD_FLAG, text=bad_flag)
+        return
+    elif bad_place := next(place_problems(new, here), ""):
+        report.refuse("repo", repo.id, Why.BAD_PLACE, text=bad_place)
         return
     if here is None and len(config.repos) >= MOST_ITEMS:
         report.refuse("repo", repo.id, Why.FULL, limit=MOST_ITEMS)
