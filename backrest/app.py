@@ -74,7 +74,9 @@ def run(settings: Settings) -> None:
     raise_limit()
     paths = Paths(settings.config_file, settings.data_dir)
     examine(_depends_on(settings, paths)).require()
-    with held(paths):  # a command may be at work for a moment, or the daemon before us be stopping
+    with held(
+        paths, say=log.warning
+    ):  # a command may be at work for a moment, or the daemon before us be stopping
         with Context(paths) as context:
             if not context.config.current.instance or not context.config.current.multihost.identity.keyid:
                 init(context, instance_id=settings.instance_id)

@@ -73,7 +73,14 @@ class CorruptError(StorageError):
 
 
 class LockedError(BackrestError):
-    """Another process works on the same data directory."""
+    """Another process works on the same data directory: ``holder`` names it for people, and ``by_command`` says that it
+    is a command, which may work for hours, and no daemon.
+    """
+
+    def __init__(self, message: str, *, holder: str = "", by_command: bool = False) -> None:
+        super().__init__(message)
+        self.holder = holder
+        self.by_command = by_command
 
 
 class ResticError(BackrestError):

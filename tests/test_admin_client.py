@@ -137,8 +137,52 @@ def test_what_only_reads_whole_files_goes_on_beside_the_lock(world: World) -> No
 def test_a_lock_that_is_given_up_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = DirLock(world.paths)
     lock.acquire()
-    monkeypatch.setattr(client.time, "sleep", lambda _: lock.release())
+    monkeypatch.setattr(locking.time, "sleep", lambda _: lock.release())
     assert client.call(world.paths, "Init", {}, wait_s=60)["instanceId"] == "here"
+
+
+def test_a_command_at_work_is_waited_for_and_named_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = DirLock(world.paths, command=True)
+    lock.acquire()
+    said: list[str] = []
+    now = [0.0]
+
+    def sleep(_: float) -> None:
+        if now[0]:
+            lock.release()
+        now[0] = locking.COMMAND_S - 1
+
+    monkeypatch.setattr(locking.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(locking.time, "sleep", sleep)
+    assert client.call(world.paths, "Init", {}, say=said.append)["instanceId"] == "here"
+    assert len(said) == 1
+    assert f"pid {os.getpid()}" in said[0]
+
+
+def test_a_command_at_work_is_not_waited_for_into_the_next_day(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0])
+    monkeypatch.setattr(locking.time, "monotonic", lambda: next(now, locking.COMMAND_S))
+    with DirLock(world.paths, command=True), pytest.raises(LockedError):
+        client.call(world.paths, "Init", {})
+
+
+def test_what_reads_goes_on_beside_the_lock_and_leaves_the_history_as_it_is(world: World) -> None:
+    world.call(
+        "ImportOperations",
+        operations=[{"repoId": "r", "planId": "p", "status": "STATUS_ERROR", "unixTimeStartMs": "1"}],
+    )
+    torn = world.paths.oplog.read_bytes() + b' {"half": '
+    world.paths.oplog.write_bytes(torn)  # another command's write is under way
+    with DirLock(world.paths, command=True):
+        assert world.call("Status")["instance"]["operations"] == 1
+        assert world.stream("ListOperations")[0]["count"] == 1
+        world.call("ListAllClients")
+        world.call("VerifyAudit")
+    assert world.paths.oplog.read_bytes() == torn
 
 
 def test_a_daemon_that_starts_meanwhile_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +194,7 @@ def test_a_daemon_that_starts_meanwhile_is_asked(world: World, monkeypatch: pyte
             lock.release()
             stack.enter_context(world.daemon())
 
-        monkeypatch.setattr(client.time, "sleep", start)
+        monkeypatch.setattr(locking.time, "sleep", start)
         assert client.call(world.paths, "Status", {}, wait_s=60)["daemon"]["pid"] == 4242
 
 

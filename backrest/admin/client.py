@@ -3,7 +3,8 @@ lock.
 
 The socket is tried first. A socket nobody listens at is what a killed daemon left, and counts as none. When
 the lock is held but nobody answers, a daemon is starting or stopping, or another command is at work: both
-pass, so wait a little, then say who holds it. HTTP/1.1 by the standard library: it is at hand within 20 ms,
+pass, so wait (locking.py), then say who holds it; what only reads goes on beside it.
+HTTP/1.1 by the standard library: it is at hand within 20 ms,
 where a command would wait ten times that for a real HTTP client.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from backrest.admin import faults
+from backrest.admin.locking import Patience
 from backrest.admin.registry import Method, arguments, find
 from backrest.errors import BackrestError, Code, LockedError, UserError
 
@@ -33,7 +34,6 @@ SERVICE = "/backrest.Admin/"
 # A daemon that starts with a million operations needs five seconds to answer; a command, mostly, less than
 # one.
 WAIT_S = 8.0
-_POLL_S = 0.05
 
 CONNECT_S = 5.0
 # A use case without reports writes a file or two; compacting a large history takes the longest.
@@ -42,6 +42,12 @@ ANSWER_S = 300.0
 OnEvent = Callable[[dict[str, Any]], None]
 #: a use case by its name, with its arguments
 Call = Callable[[str, Mapping[str, Any]], Any]
+#: gets a sentence about what is waited for
+Say = Callable[[str], None]
+
+
+def _unsaid(_: str) -> None:
+    pass
 
 
 def call(
@@ -51,10 +57,11 @@ def call(
     *,
     restic_command: str | None = None,
     wait_s: float = WAIT_S,
+    say: Say = _unsaid,
 ) -> Any:
     """The result of a use case, its reports unheard. Raises what it raised, as its kind with its sentence."""
     unheard = (lambda _: None) if find(method).reports else None
-    return _reach(paths, method, args, unheard, restic_command, wait_s)
+    return _reach(paths, method, args, unheard, restic_command, Patience(wait_s, say))
 
 
 def stream(
@@ -65,19 +72,20 @@ def stream(
     *,
     restic_command: str | None = None,
     wait_s: float = WAIT_S,
+    say: Say = _unsaid,
 ) -> Any:
     """The result of a reporting use case; ``on_event`` gets each event as it comes."""
-    return _reach(paths, method, args, on_event, restic_command, wait_s)
+    return _reach(paths, method, args, on_event, restic_command, Patience(wait_s, say))
 
 
 @contextmanager
-def several(paths: Paths, *, restic_command: str | None = None) -> Iterator[Call]:
+def several(paths: Paths, *, restic_command: str | None = None, say: Say = _unsaid) -> Iterator[Call]:
     """What calls use cases without reports, one after the other. Without a daemon the files are opened once for
     all of them, since opening a long history takes seconds, and stay locked meanwhile.
     """
-    lock = _daemon_or_lock(paths)
+    lock = _daemon_or_lock(paths, say)
     if lock is None:
-        yield lambda method, args: call(paths, method, args, restic_command=restic_command)
+        yield lambda method, args: call(paths, method, args, restic_command=restic_command, say=say)
         return
     from backrest.admin.context import Context
 
@@ -88,12 +96,12 @@ def several(paths: Paths, *, restic_command: str | None = None) -> Iterator[Call
         lock.release()
 
 
-def _daemon_or_lock(paths: Paths) -> DirLock | None:
-    """None: a daemon answers. LockedError: neither, for WAIT_S."""
+def _daemon_or_lock(paths: Paths, say: Say) -> DirLock | None:
+    """None: a daemon answers. LockedError: neither, for as long as one waits."""
     from backrest.store.lock import DirLock
 
-    lock = DirLock(paths)
-    deadline = time.monotonic() + WAIT_S
+    lock = DirLock(paths, command=True)
+    patience = Patience(WAIT_S, say)
     while True:
         connection = connect(paths)
         if connection is not None:
@@ -102,10 +110,8 @@ def _daemon_or_lock(paths: Paths) -> DirLock | None:
         try:
             lock.acquire()
             return lock
-        except LockedError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(_POLL_S)
+        except LockedError as error:
+            patience.wait(error)
 
 
 def _reach(
@@ -114,7 +120,7 @@ def _reach(
     args: Mapping[str, Any],
     on_event: OnEvent | None,
     restic_command: str | None,
-    wait_s: float,
+    patience: Patience,
 ) -> Any:
     method = find(name)
     assert method.reports == (on_event is not None)
@@ -122,7 +128,6 @@ def _reach(
         body = orjson.dumps(dict(args))
     except (TypeError, ValueError) as error:  # orjson says "str is not valid UTF-8: surrogates not allowed"
         raise UserError(f"an argument is not valid text: {error}") from None
-    deadline = time.monotonic() + wait_s
     while True:
         connection = None if method.beside else connect(paths)
         if connection is not None:
@@ -133,9 +138,8 @@ def _reach(
         try:
             return _on_files(paths, method, args, on_event, restic_command)
         except _Held as held:
-            if time.monotonic() >= deadline:
-                raise held.error from None
-        time.sleep(_POLL_S)
+            locked = held.error
+        patience.wait(locked)
 
 
 class _Held(Exception):
@@ -158,14 +162,14 @@ def _on_files(
     from backrest.admin.context import Context
     from backrest.store.lock import DirLock
 
-    lock = DirLock(paths)
+    lock = DirLock(paths, command=True)
     try:
         lock.acquire()
     except LockedError as error:
-        if not method.only_reads:
+        if not method.only_reads or (method.live and not error.by_command):
             raise _Held(error) from None
         # Whoever holds the lock has long migrated what this reads, and replaces it as a whole.
-        with Context(paths) as context:
+        with Context(paths, beside=True) as context:
             return run(context, method, args, on_event)
     try:
         with Context(paths, restic_command=restic_command) as context:

@@ -97,8 +97,11 @@ class Context:
         daemon: Daemon | None = None,
         restic_command: str | None = None,
         ca_file: str | None = None,
+        beside: bool = False,
     ) -> None:
+        """``beside``: somebody else holds the lock, so nothing in the data directory is written or cut."""
         self.paths = paths
+        self._beside = beside
         self.daemon = daemon
         self.ca_file = ca_file
         self._restic_command = restic_command
@@ -143,9 +146,39 @@ class Context:
             from backrest.store.handover import open_log
 
             hubs = len(self.config.current.multihost.known_hosts)
-            self._oplog = open_log(self.paths, hubs, now_ms())
+            paths = self._copied() if self._beside else self.paths
+            self._oplog = open_log(paths, hubs, now_ms())
             self._opened.append(self._oplog.close)
         return self._oplog
+
+    def _copied(self) -> Paths:
+        """The history as it is now, in a directory of its own until ``close``: opening one cuts what is half written
+        and saves an index beside it, which only the holder of the lock may do."""
+        import os
+        import shutil
+        import tempfile
+        from pathlib import Path
+
+        from backrest.store.opsaved import path_of
+        from backrest.store.paths import Paths
+
+        scratch = tempfile.mkdtemp(prefix="backrest-")
+        self._opened.append(lambda: shutil.rmtree(scratch, ignore_errors=True))
+        copy = Paths(self.paths.config_file, Path(scratch))
+        for source, target in (
+            (self.paths.oplog, copy.oplog),
+            (path_of(os.fspath(self.paths.oplog)), path_of(os.fspath(copy.oplog))),
+        ):
+            try:
+                shutil.copyfile(source, target)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise StorageError(
+                    f"{source} cannot be copied to {target}, to be read while another backrest works: "
+                    f"{error.strerror or error}."
+                ) from None
+        return copy
 
     @property
     def peers(self) -> PeerStore:
@@ -153,7 +186,8 @@ class Context:
             from backrest.store.peers import PeerStore
 
             self._peers = PeerStore.open(self.paths.peers)
-            self._opened.append(self._peers.close)
+            if not self._beside:  # closing writes it back
+                self._opened.append(self._peers.close)
         return self._peers
 
     def peer_records(self) -> list[PeerRecord]:

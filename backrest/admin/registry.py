@@ -28,7 +28,9 @@ class Method:
     reports: bool = False
     """Emits events on its way; else one answer."""
     only_reads: bool = False
-    """Reads nothing but files that are replaced as a whole: may run while somebody else holds the lock."""
+    """Changes nothing: may run while somebody else holds the lock, on whole files and a copy of the history."""
+    live: bool = False
+    """Also says what a daemon knows: one that starts or stops is waited for, a command at work is not."""
     beside: bool = False
     """A command does it itself even while a daemon runs: it takes long, and would only keep the daemon busy."""
     daemonless: bool = False
@@ -42,8 +44,8 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "Init": Method("instance", "init"),
-    "Status": Method("instance", "status"),
-    "WatchStatus": Method("instance", "watch", reports=True),
+    "Status": Method("instance", "status", only_reads=True, live=True),
+    "WatchStatus": Method("instance", "watch", reports=True, only_reads=True, live=True),
     "ShowIdentity": Method("identity", "show", only_reads=True),
     "RotateIdentity": Method("identity", "rotate"),
     "CreateToken": Method("tokens", "create"),
@@ -55,7 +57,7 @@ METHODS: Mapping[str, Method] = {
     "RemoveHost": Method("hosts", "remove"),
     "GrantHost": Method("hosts", "grant"),
     "ListClients": Method("clients", "list_clients", only_reads=True),
-    "ListAllClients": Method("clients", "list_all"),
+    "ListAllClients": Method("clients", "list_all", only_reads=True, live=True),
     "RemoveClient": Method("clients", "remove"),
     "SetClientPermissions": Method("clients", "set_permissions"),
     "AddRepo": Method("repos", "add", reports=True),
@@ -76,14 +78,14 @@ METHODS: Mapping[str, Method] = {
     "Backup": Method("backups", "backup", reports=True),
     "Index": Method("backups", "index", reports=True),
     "Unlock": Method("backups", "unlock", reports=True),
-    "ListOperations": Method("ops", "list_operations", reports=True),
-    "ShowOperation": Method("ops", "show"),
+    "ListOperations": Method("ops", "list_operations", reports=True, only_reads=True, live=True),
+    "ShowOperation": Method("ops", "show", only_reads=True, live=True),
     "TailOperations": Method("ops", "tail", reports=True),
     "ImportOperations": Method("imports", "import_operations"),
     "ShowConfig": Method("configs", "show", only_reads=True),
     "ImportConfig": Method("configs", "import_config"),
     "ShowAudit": Method("audits", "show", reports=True, only_reads=True),
-    "VerifyAudit": Method("audits", "verify"),
+    "VerifyAudit": Method("audits", "verify", only_reads=True),
     "PreviewPush": Method("pushes", "preview"),
     "Push": Method("pushes", "push", reports=True),
     "ListPushes": Method("pushes", "list_pushes", only_reads=True),

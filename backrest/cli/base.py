@@ -54,14 +54,16 @@ class Shared:
         """The result of a use case, from the daemon or, when none runs, from the files."""
         from backrest.admin import client
 
-        return self._heard(client.call(self.paths(), method, args, restic_command=self.restic_cmd))
+        return self._heard(
+            client.call(self.paths(), method, args, restic_command=self.restic_cmd, say=_waiting)
+        )
 
     @contextmanager
     def several(self) -> Iterator[Callable[..., Any]]:
         """As ``call``, for many calls one after the other; without a daemon the files are opened once."""
         from backrest.admin import client
 
-        with client.several(self.paths(), restic_command=self.restic_cmd) as one:
+        with client.several(self.paths(), restic_command=self.restic_cmd, say=_waiting) as one:
             yield lambda method, **args: self._heard(one(method, args))
 
     def stream(self, method: str, on_event: Callable[[dict[str, Any]], None], **args: Any) -> Any:
@@ -69,7 +71,7 @@ class Shared:
         from backrest.admin import client
 
         return self._heard(
-            client.stream(self.paths(), method, args, on_event, restic_command=self.restic_cmd)
+            client.stream(self.paths(), method, args, on_event, restic_command=self.restic_cmd, say=_waiting)
         )
 
     def _heard(self, result: Any) -> Any:
@@ -82,6 +84,10 @@ class Shared:
         for sentence in result.get("unfinished", ()):
             output.note(f"backrest: {sentence}")
         return result
+
+
+def _waiting(sentence: str) -> None:
+    output.note(f"backrest: {sentence}.")
 
 
 def shared() -> Shared:

@@ -9,6 +9,7 @@ characters are written as escapes, which changes nothing for a program that read
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -81,8 +82,9 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A line about the result (progress, a hint, a warning), on stderr."""
-    click.echo(harmless(text, lines=True), err=True)
+    """A line about the result (progress, a hint, a warning), on stderr; nowhere when the terminal is gone."""
+    with contextlib.suppress(OSError):
+        click.echo(harmless(text, lines=True), err=True)
 
 
 def console(stream: TextIO | None = None) -> Console:

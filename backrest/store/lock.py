@@ -27,8 +27,10 @@ class DirLock:
     Cannot promise: anything between machines on a network file system without locks.
     """
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, *, command: bool = False) -> None:
+        """``command``: who takes it is a command without a daemon; the file says so to those who wait."""
         self._paths = paths
+        self._says = b"%d command\n" if command else b"%d\n"
         self._fds: list[int] = []  # of the file, of the directory, and of the Go program's file
 
     def acquire(self) -> None:
@@ -42,9 +44,12 @@ class DirLock:
             self._lock_directory()
         except BlockingIOError:
             self._close()
+            holder, by_command = _holder(path)
             raise LockedError(
-                f"Another backrest process ({_holder(path)}) works on {self._paths.data_dir}: "
-                f"stop it, or give another --data-dir."
+                f"Another backrest process ({holder}) works on {self._paths.data_dir}: "
+                f"stop it, or give another --data-dir.",
+                holder=holder,
+                by_command=by_command,
             ) from None
         except OSError as error:
             self._close()
@@ -56,7 +61,7 @@ class DirLock:
             raise
         with contextlib.suppress(OSError):  # only a help for people: a full disk must not stop us here
             syscalls.disk.truncate(self._fds[0], 0)
-            write_all(self._fds[0], b"%d\n" % os.getpid(), 0)
+            write_all(self._fds[0], self._says % os.getpid(), 0)
 
     def _lock_directory(self) -> None:
         self._fds.append(syscalls.disk.open_to_read(os.fspath(self._paths.data_dir), os.O_DIRECTORY))
@@ -138,9 +143,10 @@ def _lock_file(path: str) -> int:
         syscalls.disk.close(fd)
 
 
-def _holder(path: str) -> str:
-    """For people: what the holder wrote into the file."""
+def _holder(path: str) -> tuple[str, bool]:
+    """What the holder wrote into the file: its name for people, and whether it is a command."""
     text = b""
     with contextlib.suppress(OSError, StorageError):  # the lock is held, whatever the disk makes of its file
         text = read_file(path, 32).strip()
-    return f"pid {int(text)}" if text.isdigit() else "pid unknown"
+    pid, _, kind = text.partition(b" ")
+    return (f"pid {int(pid)}", kind == b"command") if pid.isdigit() else ("pid unknown", False)
