@@ -54,7 +54,7 @@ async def test_no_backup_begins_before_what_was_interrupted_is_recorded_as_such(
         disk.full = False
         ended = await made.engine.backup("photos")
         made.engine.catch_up()
-    old, new = made.operations()
+    old, *_, new = made.operations()
     assert (STATUS(old.status), old.display_message) == ("STATUS_ERROR", INTERRUPTED)
     assert (new, STATUS(new.status)) == (ended, "STATUS_SUCCESS")
     assert calls(fake)[0][0] == "unlock", "the lock that the killed one left"

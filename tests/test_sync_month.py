@@ -147,9 +147,9 @@ def appends_unsynced(patch: pytest.MonkeyPatch) -> None:
 def whole_files_unsynced(patch: pytest.MonkeyPatch) -> None:
     write_new = files._write_new
 
-    def unsynced(path: str, data: bytes) -> None:
+    def unsynced(path: str, data: bytes, target: str) -> None:
         with using(_NoSync(syscalls.disk)):  # type: ignore[arg-type]
-            write_new(path, data)
+            write_new(path, data, target)
 
     patch.setattr(files, "_write_new", unsynced)
 
