@@ -63,6 +63,7 @@ TYPED = {
     "client remove",
     "client permissions",
     "client tolerance",
+    "client quota",
     "repo add",
     "repo set",
     "repo share",

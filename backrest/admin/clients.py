@@ -10,15 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 from backrest.admin.context import Context
-from backrest.admin.peers import Peer, formatted, regrant
-from backrest.errors import ConflictError
+from backrest.admin.peers import Peer, configured, formatted, regrant
+from backrest.errors import ConflictError, UserError
 
 
 def list_clients(context: Context) -> dict[str, Any]:
     """Every client with what it may do."""
     return {
         "clients": [
-            {"instanceId": peer.instance_id, "keyId": peer.keyid, "grants": formatted(peer.permissions)}
+            {
+                "instanceId": peer.instance_id,
+                "keyId": peer.keyid,
+                "grants": formatted(peer.permissions),
+                "quota": quota_json(context, peer.keyid),
+            }
             for peer in context.config.current.multihost.authorized_clients
         ]
     }
@@ -71,6 +76,57 @@ def _purge(context: Context, keyid: str) -> int:
     context.peers.remove(keyid)
     context.record("client-purged", keyid=keyid, operations=purged)
     return purged
+
+
+def quota_json(context: Context, keyid: str) -> dict[str, Any] | None:
+    """How much of the history the client may fill; None when the file that says so is damaged."""
+    quota = context.if_sound(lambda: context.shares.quota(keyid))
+    return None if quota is None else {"bytes": str(quota.bytes), "operations": quota.operations}
+
+
+def set_quota(
+    context: Context,
+    ident: str,
+    size: int | None = None,
+    operations: int | None = None,
+    default: bool = False,
+) -> dict[str, Any]:
+    """How many bytes (``size``) and operations of the client's are kept here, what is None as before, or the default;
+    in force at once. Nothing that is kept goes by it."""
+    from backrest.store.quota import DEFAULT, MOST, Quota
+
+    peer = configured(context.config.current, ident, "client")
+    before = context.shares.quota(peer.keyid)
+    quota = (
+        DEFAULT
+        if default
+        else Quota(
+            before.bytes if size is None else size,
+            before.operations if operations is None else operations,
+        )
+    )
+    for number, most, what in zip(quota, MOST, ("bytes", "operations"), strict=True):
+        if not 0 <= number <= most:
+            raise UserError(f"a quota has 0 to {most:,} {what}")
+    context.ready_to_record()
+    if quota != before:
+        context.shares.set_quota(peer.keyid, quota)
+        context.record(
+            "client-quota",
+            instance=peer.instance_id,
+            keyid=peer.keyid,
+            bytes=quota.bytes,
+            operations=quota.operations,
+        )
+    used = context.oplog.used(peer.keyid)
+    return {
+        "client": {
+            "instanceId": peer.instance_id,
+            "keyId": peer.keyid,
+            "quota": {"bytes": str(quota.bytes), "operations": quota.operations},
+            "used": {"bytes": str(used.bytes), "operations": used.operations},
+        }
+    }
 
 
 def set_permissions(context: Context, ident: str, permissions: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from backrest import __version__, wire
 from backrest.admin.accepting import waiting_json
+from backrest.admin.clients import quota_json
 from backrest.admin.context import Context
 from backrest.admin.plans import parked_json
 from backrest.admin.registry import Emit
@@ -173,6 +174,10 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
     result["operations"] = context.oplog.count(peer.keyid)
     notes = context.if_sound(lambda: context.plan_notes) or PlanNotes.nothing()
     result["toleranceSeconds"] = notes.client_tolerance(peer.keyid)
+    if role == "client":
+        result["bytes"] = str(context.oplog.used(peer.keyid).bytes)
+        if (quota := quota_json(context, peer.keyid)) is not None:
+            result["quota"] = quota
     waiting = context.if_sound(lambda: context.pushes.waiting(peer.keyid)) or []
     if waiting:
         result["queuedPushes"] = [
@@ -207,6 +212,7 @@ def peer_json(context: Context, peer: wire.config.Multihost.Peer, role: str) -> 
         *_withdrawn(context.config.current, record),
     ]
     result["refused"] = record.refused
+    result["overQuota"] = record.over_quota
     return result
 
 

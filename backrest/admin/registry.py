@@ -60,6 +60,7 @@ METHODS: Mapping[str, Method] = {
     "ListAllClients": Method("clients", "list_all", only_reads=True, live=True),
     "RemoveClient": Method("clients", "remove"),
     "SetClientPermissions": Method("clients", "set_permissions"),
+    "SetClientQuota": Method("clients", "set_quota"),
     "AddRepo": Method("repos", "add", reports=True),
     "SetRepo": Method("repos", "set_repo", reports=True),
     "ShareRepo": Method("sharing", "share", reports=True),

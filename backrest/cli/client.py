@@ -29,8 +29,16 @@ def list_clients(everyone: bool, as_json: bool) -> None:
     if not result["clients"]:
         output.note("There are no clients; `backrest token create` makes the token that lets one in.")
     else:
-        rows = [(one["instanceId"], " ".join(one["grants"]), one["keyId"]) for one in result["clients"]]
-        output.print_table(("CLIENT", "PERMISSIONS", "KEY ID"), rows)
+        rows = [
+            (
+                one["instanceId"],
+                " ".join(one["grants"]),
+                formats.quota(one["quota"]) if one.get("quota") else "",
+                one["keyId"],
+            )
+            for one in result["clients"]
+        ]
+        output.print_table(("CLIENT", "PERMISSIONS", "QUOTA", "KEY ID"), rows)
     if result.get("archived"):
         output.say("\nRemoved, their history kept:")
         output.print_table(
@@ -103,6 +111,35 @@ def tolerance(id: str, duration: int, as_json: bool) -> None:
         return output.print_json(result)
     return output.say(
         f"The client {id!r} may be away, and its plans late, by {formats.age(result['seconds'])}."
+    )
+
+
+@client.command(short_help="How much of its history is kept here.")
+@click.argument("id")
+@click.option(
+    "--bytes",
+    "size",
+    callback=parsed(formats.parse_size),
+    metavar="SIZE",
+    help="At most so many bytes: 500MiB, 5GiB.",
+)
+@click.option("--operations", type=click.IntRange(min=0), metavar="N", help="At most so many operations.")
+@click.option("--default", is_flag=True, help="1 GiB and 2,000,000 operations, as every client has it.")
+@json_option
+def quota(id: str, size: int | None, operations: int | None, default: bool, as_json: bool) -> None:
+    """Show or change how much of a client's history is kept here. In force at once.
+
+    What exceeds the quota is not stored, and asked for again when there is room. Nothing that is kept is deleted.
+    """
+    if default and (size is not None or operations is not None):
+        raise click.UsageError("--default excludes --bytes and --operations.")
+    result = shared().call("SetClientQuota", ident=id, size=size, operations=operations, default=default)
+    if as_json:
+        return output.print_json(result)
+    one = result["client"]
+    return output.say(
+        f"The client {one['instanceId']!r} may have {formats.quota(one['quota'])} here; it has "
+        f"{formats.quota(one['used'])}."
     )
 
 

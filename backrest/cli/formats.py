@@ -178,6 +178,22 @@ def size(count: int) -> str:
     return f"{value:.1f} {units[0]}"
 
 
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: "500MiB", "5GiB", "1048576"; units are binary, and "5G" is the same as "5GiB"."""
+    match = re.fullmatch(r"(\d{1,15})\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write 500MiB or 5GiB")
+    return int(match[1]) * _BYTES[match[2].upper()]
+
+
+def quota(entry: Mapping[str, Any]) -> str:
+    """How much of the history a client may fill, or fills."""
+    return f"{size(int(entry['bytes']))} and {plural(int(entry['operations']), 'operation')}"
+
+
 def plural(count: int, noun: str) -> str:
     """ "1 plan", "2 plans"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

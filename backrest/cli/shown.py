@@ -26,6 +26,8 @@ def show_peer(ident: str, role: str, with_config: bool, as_json: bool) -> None:
             ("Message", peer.get("statusMessage", "")),
             ("May do here", " ".join(result["grants"]) or "nothing"),
             ("Operations here", peer["operations"]),
+            ("Size here", formats.size(int(peer["bytes"])) if "bytes" in peer else ""),
+            ("Quota", formats.quota(peer["quota"]) if peer.get("quota") else ""),
             ("Its repos", _ids(peer.get("knownRepos", ()))),
             ("Its plans", _ids(peer.get("knownPlans", ()))),
             ("Shows settings of", _shown(config)),

@@ -63,7 +63,7 @@ def _print(result: dict[str, Any]) -> None:
     output.print_fields(_instance(result))
     if result["peers"]:
         output.say()
-        output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
+        output.print_table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS", "SIZE"))
     if result.get("plans"):
         output.say()
         output.print_table(PLAN_HEADERS, [_plan_row(plan) for plan in result["plans"]])
@@ -105,7 +105,7 @@ def _instance(result: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-HEADERS = ("PEER", "ROLE", "STATE", "SINCE", "HEARTBEAT", "OPERATIONS", "MESSAGE")
+HEADERS = ("PEER", "ROLE", "STATE", "SINCE", "HEARTBEAT", "OPERATIONS", "SIZE", "MESSAGE")
 
 
 def _row(peer: dict[str, Any]) -> tuple[object, ...]:
@@ -126,6 +126,7 @@ def _row(peer: dict[str, Any]) -> tuple[object, ...]:
         _ago(peer.get("sinceMillis", 0)),
         _ago(peer.get("lastHeartbeatMillis", 0)),
         f"{peer['operations']:,}",
+        formats.size(int(peer["bytes"])) if "bytes" in peer else "",
         message,
     )
 
@@ -152,6 +153,12 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             f"the client ({', '.join(push['items'])}); `backrest push drop {push['id']}` takes it back"
             for push in peer.get("queuedPushes", ())
         ]
+        if peer.get("overQuota"):
+            quota = f" of {formats.quota(peer['quota'])}" if peer.get("quota") else ""
+            lines.append(
+                f"{name}: {formats.plural(peer['overQuota'], 'operation')} not kept here: its quota{quota} has no "
+                f"room; `backrest client quota {name} --bytes SIZE --operations N` changes it"
+            )
         if peer.get("refused"):
             lines.append(
                 f"{name}: {formats.plural(peer['refused'], 'operation')} refused (out of scope or invalid)"
@@ -193,7 +200,9 @@ def _watch(as_json: bool) -> None:
                 Text(f"{name}: {output.harmless(value)}") for name, value in _instance(result) if value
             ]
             parts.append(
-                output.table(HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS",))
+                output.table(
+                    HEADERS, [_row(peer) for peer in result["peers"]], numbers=("OPERATIONS", "SIZE")
+                )
             )
             parts += [Text(output.harmless(line)) for line in _remarks(result)]
             live.update(Group(*parts), refresh=True)

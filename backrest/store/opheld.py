@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -37,6 +37,12 @@ class Held(Mapping[int, int]):
         ids = self._ids
         place = bisect_left(ids, number)
         return self._modnos[place] if place < len(ids) and ids[place] == number else default
+
+    def is_just(self, ids: Sequence[int], modnos: Sequence[int]) -> bool:
+        """Whether these are all of it, in this order: the usual reconnect, compared without a table of them."""
+        return (
+            len(ids) == len(self._ids) and array("q", ids) == self._ids and array("q", modnos) == self._modnos
+        )
 
     def items(self) -> ItemsView[int, int]:
         return _Items(self)

@@ -273,7 +273,12 @@ class OpLog(OpCore):
         with self._lock:
             return [keyid for keyid, origin in self._index.origins.items() if keyid and origin.count]
 
-    def held(self, keyid: str) -> Mapping[int, int]:
+    def find_original(self, keyid: str, original: int) -> int | None:
+        """Our id for a peer's operation, when it is held."""
+        with self._lock:
+            return self._index.find_original(keyid, original)
+
+    def held(self, keyid: str) -> Held:
         """Original id -> modno of all that is held of a peer, as it is now."""
         with self._lock:
             return Held(*self._index.held(keyid))

@@ -65,6 +65,7 @@ class PeerRecord:
     )  # in clear: see the module's text
     warnings: tuple[Refusal, ...] = ()  # what does not hold at present of what one side pushed to the other
     refused: int = 0  # operations of this peer that were not taken, since it connected
+    over_quota: int = 0  # operations of a client that its quota has no room for
     config_ms: int = 0  # when ``remote_config`` came
     archived_ms: int = 0  # a client that was removed, and whose history is kept: since when; 0: none such
     answers: bool | None = None  # does its program say what became of a push? None: it has not been here yet
@@ -103,7 +104,7 @@ class PeerRecord:
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
 _HEARTBEAT = frozenset(("last_heartbeat_ms",))
-_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis", "twinMillis")
+_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis", "twinMillis", "overQuota")
 MAX_SESSIONS = 32  # as many names as a handshake may hold
 # Two machines with one key count as two for a day after the second tried last: a night passes between a machine's days.
 TWIN_MS = 86_400_000
@@ -340,6 +341,8 @@ def _encode(record: PeerRecord) -> bytes:
         entry["warnings"] = [warning.to_json() for warning in record.warnings]
     if record.refused:
         entry["refused"] = str(record.refused)
+    if record.over_quota:
+        entry["overQuota"] = str(record.over_quota)
     if record.config_ms:
         entry["configMillis"] = str(record.config_ms)
     if record.archived_ms:
@@ -396,7 +399,7 @@ def _decode_one(entry: Any) -> PeerRecord:
     )
     if not isinstance(sessions, list) or not all(isinstance(one, str) for one in [*sessions, last_session]):
         raise ValueError("the names of a peer's sessions are not texts")
-    since_ms, next_try_ms, refused, archived_ms, config_ms, twin_ms = (
+    since_ms, next_try_ms, refused, archived_ms, config_ms, twin_ms, over_quota = (
         _int64(entry.get(name, "0")) for name in _OURS
     )
     return PeerRecord(
@@ -413,6 +416,7 @@ def _decode_one(entry: Any) -> PeerRecord:
         remote_config=proto.remote_config if proto.HasField("remote_config") else None,
         warnings=tuple(map(refusals.from_json, warnings[:MAX_WARNINGS])),
         refused=refused,
+        over_quota=over_quota,
         archived_ms=archived_ms,
         config_ms=config_ms,
         answers=answers,

@@ -1,7 +1,8 @@
-"""How each client stands with a shared repository: ``shares.json``.
+"""What is settled for single clients, and how each stands with a shared repository: ``shares.json``.
 
 That is the address under which the client reaches it, where that is not the hub's own, and that its sessions ended over
-it, for a client that does not say what it takes (sync/handout.py).
+it, for a client that does not say what it takes (sync/handout.py). And how much of the operation log a client may fill,
+where that is not the default.
 
 The configuration's format, which is the Go program's, has no place for it. An entry is about a repository (by
 its guid) and a client (by its key id), and means something only while both are in the configuration: it is
@@ -24,6 +25,7 @@ import orjson
 from backrest import wire
 from backrest.store import wholefile
 from backrest.store.files import atomic_write, private_dir
+from backrest.store.quota import DEFAULT, MOST, Quota
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Ended(NamedTuple):
     terms: str
 
 
+Quotas = Mapping[str, Quota]  # key id -> quota
 Uris = Mapping[str, Mapping[str, str]]  # guid -> key id -> uri
 Ends = Mapping[str, Mapping[str, Ended]]  # guid -> key id -> what was noted
 V = TypeVar("V")
@@ -47,10 +50,11 @@ V = TypeVar("V")
 class Shares:
     """The file. Thread-safe; each change is durable when it returns, and told to the subscribers."""
 
-    def __init__(self, path: str | os.PathLike[str], uris: Uris, ends: Ends) -> None:
+    def __init__(self, path: str | os.PathLike[str], uris: Uris, ends: Ends, quotas: Quotas) -> None:
         self._path = os.fspath(path)
         self._uris = uris
         self._ends = ends
+        self._quotas = quotas
         self._lock = threading.Lock()
         self._subscribers: list[Callable[[], None]] = []
 
@@ -58,8 +62,8 @@ class Shares:
     def open(cls, path: str | os.PathLike[str]) -> Shares:
         """Absent: nothing. StorageError when it cannot be read; CorruptError when it is damaged: without it clients
         would be sent to addresses that they cannot reach."""
-        holds = "the addresses of shared repositories that --uri-for gave"
-        nothing: tuple[Uris, Ends] = ({}, {})
+        holds = "the addresses of shared repositories that --uri-for gave, and the quotas of clients"
+        nothing: tuple[Uris, Ends, Quotas] = ({}, {}, {})
         return cls(path, *wholefile.load(path, _decode, nothing, holds=holds))
 
     def of_repo(self, guid: str) -> Mapping[str, str]:
@@ -98,6 +102,14 @@ class Shares:
 
         self._replace(change)
 
+    def quota(self, keyid: str) -> Quota:
+        """How much of the log a client may fill."""
+        return self._quotas.get(keyid, DEFAULT)
+
+    def set_quota(self, keyid: str, quota: Quota) -> None:
+        """StorageError: nothing changed."""
+        self._replace(quotas=lambda old: {**old, keyid: quota})
+
     def prune(self, config: wire.config.Config) -> None:
         """Throw away what is about a repository or a client that is not in ``config``. StorageError."""
         guids = {repo.guid for repo in config.repos if repo.guid}
@@ -110,7 +122,10 @@ class Shares:
                 if guid in guids
             }
 
-        self._replace(lambda uris, ends: (known(uris), known(ends)))
+        self._replace(
+            lambda uris, ends: (known(uris), known(ends)),
+            lambda old: {keyid: quota for keyid, quota in old.items() if keyid in keyids},
+        )
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """``callback()`` after each change, in the thread that made it; it must not block. Returns the function that
@@ -124,11 +139,16 @@ class Shares:
 
         return unsubscribe
 
-    def _replace(self, change: Callable[[Uris, Ends], tuple[Uris, Ends]]) -> None:
+    def _replace(
+        self,
+        change: Callable[[Uris, Ends], tuple[Uris, Ends]] = lambda uris, ends: (uris, ends),
+        quotas: Callable[[Quotas], Quotas] = lambda old: old,
+    ) -> None:
         with self._lock:
             changed = change(self._uris, self._ends)
             uris, ends = _filled(changed[0]), _filled(changed[1])
-            if (uris, ends) == (self._uris, self._ends):
+            limits = {keyid: quota for keyid, quota in quotas(self._quotas).items() if quota != DEFAULT}
+            if (uris, ends, limits) == (self._uris, self._ends, self._quotas):
                 return
             private_dir(os.path.dirname(os.path.abspath(self._path)))
             whole: dict[str, Any] = {"uris": uris}
@@ -137,10 +157,12 @@ class Shares:
                     guid: {keyid: one._asdict() for keyid, one in clients.items()}
                     for guid, clients in ends.items()
                 }
+            if limits:
+                whole["quotas"] = {keyid: quota._asdict() for keyid, quota in limits.items()}
             atomic_write(
                 self._path, orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
             )
-            self._uris, self._ends = uris, ends
+            self._uris, self._ends, self._quotas = uris, ends, limits
             subscribers = list(self._subscribers)
         for callback in subscribers:
             try:
@@ -153,7 +175,7 @@ def _filled(table: Mapping[str, Mapping[str, V]]) -> dict[str, dict[str, V]]:
     return {guid: dict(clients) for guid, clients in table.items() if clients}
 
 
-def _decode(data: bytes) -> tuple[Uris, Ends]:
+def _decode(data: bytes) -> tuple[Uris, Ends, Quotas]:
     whole = orjson.loads(data)
     uris: Any = whole.get("uris") if isinstance(whole, dict) else None
     if not isinstance(uris, dict) or not all(isinstance(clients, dict) for clients in uris.values()):
@@ -164,9 +186,20 @@ def _decode(data: bytes) -> tuple[Uris, Ends]:
     ended: Any = whole.get("ended", {})
     if not isinstance(ended, dict) or not all(isinstance(clients, dict) for clients in ended.values()):
         raise ValueError("it has no table of sessions that ended")
-    return uris, {
-        guid: {keyid: _decode_ended(one) for keyid, one in clients.items()} for guid, clients in ended.items()
-    }
+    ends = {guid: {k: _decode_ended(one) for k, one in clients.items()} for guid, clients in ended.items()}
+    quotas: Any = whole.get("quotas", {})
+    if not isinstance(quotas, dict):
+        raise ValueError("it has no table of quotas")
+    return uris, ends, {keyid: _decode_quota(entry) for keyid, entry in quotas.items()}
+
+
+def _decode_quota(entry: Any) -> Quota:
+    if not isinstance(entry, dict) or entry.keys() != set(Quota._fields):
+        raise ValueError("a quota has bytes and operations")
+    quota = Quota(**entry)
+    if not all(type(n) is int and 0 <= n <= most for n, most in zip(quota, MOST, strict=True)):
+        raise ValueError("a quota is out of range")
+    return quota
 
 
 def _decode_ended(entry: Any) -> Ended:

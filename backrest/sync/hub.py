@@ -27,11 +27,13 @@ from backrest.store.daysums import STRANGER
 from backrest.store.oplog import OpLog
 from backrest.store.peers import PeerStore
 from backrest.store.pushqueue import PushQueue
+from backrest.store.quota import DEFAULT, Quota
 from backrest.store.shares import Shares
 from backrest.sync import clocks, pairing
 from backrest.sync.arrivals import LetIn
 from backrest.sync.gate import LAST_WORDS_S, AtTheGate, FailureLimit, Gate, Reasons
 from backrest.sync.inbound import Inbound
+from backrest.sync.leftout import LeftOut
 from backrest.sync.link import GOODBYE_S, Link, Stream
 from backrest.sync.pushing import FEATURES, Recorder
 from backrest.sync.twins import Twins, named
@@ -116,6 +118,9 @@ class Hub:
         self._links: set[Link] = set()
         self._numbers = count()  # of the streams, in the order in which they were opened: the newest wins
         self._storing: dict[str, trio.Lock] = {}
+        self._left_out: dict[str, LeftOut] = {}
+        self._compacting = trio.Lock()
+        self.comparing = trio.Lock()  # of large manifests
         self._refused: dict[str, tuple[bytes, dict[int, int]]] = {}
         self._pairing: dict[str, trio.Event] = {}  # by key id: set when it is settled
         self._reasons = Reasons()
@@ -380,6 +385,7 @@ class Hub:
             last_session=next(iter(named(features)), ""),
             mixed=mixed,
             clock_s=clocks.skew(features, {}, self._wall()),
+            over_quota=self.left_out(entry.keyid).count,
             archived_ms=0,  # a removed one that paired again: its history is live again
         )
         log.info("%s was let in from %s", entry.instance_id, address or "the local socket")
@@ -429,6 +435,22 @@ class Hub:
         lock = self._storing.setdefault(keyid, trio.Lock())
         async with lock:
             yield
+
+    def quota(self, keyid: str) -> Quota:
+        """What may be kept of a client."""
+        return DEFAULT if self.shares is None else self.shares.quota(keyid)
+
+    def left_out(self, keyid: str) -> LeftOut:
+        """What the quota of a client had no room for; as many as there are clients."""
+        return self._left_out.setdefault(keyid, LeftOut())
+
+    async def room_in_log(self) -> None:
+        """Before a client's operations are stored: compact the log if it has grown too far beyond what is needed. One
+        does it, the others wait, and hold no thread."""
+        if self.oplog.overdue:
+            async with self._compacting:
+                if self.oplog.overdue:
+                    await trio.to_thread.run_sync(self.oplog.compact_overdue)
 
     def refused(self, entry: Peer) -> dict[int, int]:
         """(original id, modno) of operations that were refused under these permissions: not asked for again in the

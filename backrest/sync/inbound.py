@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,10 @@ from backrest.protocol import events, reconcile, weight
 from backrest.refusals import Why
 from backrest.store.mask import masked_remote_config
 from backrest.store.oplog import Meta
+from backrest.store.quota import Quota
 from backrest.store.text import one_line
 from backrest.store.waiting import WaitingRepos
-from backrest.sync import apply, views
+from backrest.sync import apply, leftout, views
 from backrest.sync.answers import Answers, only_shares
 from backrest.sync.link import Link, Signal
 from backrest.sync.offers import Withdrawals
@@ -60,6 +62,11 @@ AUDITED = 100  # items of one push that the audit log names
 AUDITED_REFUSALS = 5  # a peer may push once a second, for ever
 REMOVED_GOODBYE_S = 0.5  # `client remove` disconnects within a second
 BATCH_OPERATIONS = 4096  # joined into one write and one fsync
+BATCH_BYTES = (
+    QUEUE_BYTES  # and not far above so many, as they weigh in memory: their lines come to that again
+)
+PART_BYTES = 8 * 1024 * 1024  # of a message that is larger alone: so many bytes of it are stored at a time
+LARGE_MANIFEST = 100_000  # one such is compared at a time: 30 MB
 
 Operation = wire.operations.Operation
 Manifest = wire.sync.SyncStreamItem.SyncActionOperationManifest
@@ -114,6 +121,8 @@ class Inbound:
         self._spoke = False
         self._mixed = mixed
         self._answered = trio.Event()
+        self._left = hub.left_out(entry.keyid)
+        self._invalid = 0  # operations of this session
 
     def _come_under(self, entry: wire.config.Multihost.Peer) -> None:
         """The terms under which this session goes on."""
@@ -136,6 +145,7 @@ class Inbound:
             self._hub.connected(self)
         if isinstance(event, events.HeartbeatReceived):
             self._hub.heard_from(self.keyid)
+            self._ask_for_left_out()
         elif isinstance(event, events.Received):
             await self._received(event.kind, event.message, event.weight)
 
@@ -205,17 +215,21 @@ class Inbound:
             if isinstance(item, Manifest):
                 await self._reconcile(item)
             else:
-                size += self._join(item)
-                await self._apply(item)
+                size += self._join(item, size)
+                for part in _parts_of(item) if size > BATCH_BYTES else (item,):
+                    await self._apply(part)
             self._queued_bytes -= size
             self._room.set()
 
-    def _join(self, changes: _Changes) -> int:
-        """Add to ``changes`` what is queued behind and may be stored with it in one go; returns its size."""
+    def _join(self, changes: _Changes, joined: int) -> int:
+        """Add to ``changes``, of size ``joined``, what is queued behind and may be stored with it in one go; returns
+        its size."""
         size = 0
         while self._queue and len(changes.upserts) < BATCH_OPERATIONS:
             more_size, more = self._queue[0]
             if isinstance(more, Manifest) or (changes.deletes and more.upserts):
+                break
+            if joined + size + more_size > BATCH_BYTES:
                 break
             changes.upserts += more.upserts
             changes.deletes += more.deletes
@@ -231,15 +245,21 @@ class Inbound:
             )
             return
         refused = self._hub.refused(self._entry)
+        left = self._left
+        if left.may_fit(self._hub.quota(self.keyid), self._hub.oplog.used(self.keyid)):
+            left.forget()
         mixed = self._mixed
         if mixed:
             refused.clear()
+            left.forget()
 
         def compare() -> reconcile.Diff:
-            held = self._hub.oplog.held(self.keyid)
-            if mixed:
-                held = dict.fromkeys(held, NO_MODNO)
-            return reconcile.diff(manifest.op_ids, manifest.modnos, held, refused)
+            stored = self._hub.oplog.held(self.keyid)
+            if not mixed and stored.is_just(manifest.op_ids, manifest.modnos):
+                return reconcile.Diff([], [])
+            held: Mapping[int, int] = dict.fromkeys(stored, NO_MODNO) if mixed else stored
+            turned_down = {**refused, **left.modnos} if left.modnos else refused
+            return reconcile.diff(manifest.op_ids, manifest.modnos, held, turned_down)
 
         async with self._hub.storing(
             self.keyid
@@ -247,15 +267,62 @@ class Inbound:
             if self.link.over:
                 return
             size = max(len(manifest.op_ids), self._hub.oplog.count(self.keyid))
-            diff = compare() if size <= SMALL_MANIFEST else await trio.to_thread.run_sync(compare)
+            if size <= SMALL_MANIFEST:
+                diff = compare()
+            else:
+                async with self._hub.comparing if size > LARGE_MANIFEST else nullcontext():
+                    diff = await trio.to_thread.run_sync(compare)
+        if left.modnos and len(manifest.op_ids) < self._hub.oplog.count(self.keyid) + left.count:
+            listed = set(manifest.op_ids)  # what is gone there is left out no more
+            left.modnos = {number: modno for number, modno in left.modnos.items() if number in listed}
         if diff.delete:
             await self._apply(_Changes(deletes=list(diff.delete)))
-        log.debug(
-            "manifest of %s: %d listed, %d asked for", self.keyid, len(manifest.op_ids), len(diff.request)
-        )
-        self._pacer = reconcile.Pacer(diff.request)
+        request = self._with_room(diff.request)
+        log.debug("manifest of %s: %d listed, %d asked for", self.keyid, len(manifest.op_ids), len(request))
+        self._pacer = reconcile.Pacer(request)
         await self._request(self._pacer.next_request())
         self._look_if_whole()
+
+    def _with_room(self, request: list[int]) -> list[int]:
+        """Of what is to be asked for, what there may be room for: all that is held, and the first of what is new."""
+        quota, used = self._hub.quota(self.keyid), self._hub.oplog.used(self.keyid)
+        free = leftout.room(quota, used)
+        if len(request) > free:
+            asked: list[int] = []
+            find = self._hub.oplog.find_original
+            for number in request:
+                if find(self.keyid, number) is not None:
+                    asked.append(number)
+                elif free:
+                    asked.append(number)
+                    free -= 1
+            self._left.leave(len(request) - len(asked), quota, used)
+            request = asked
+        else:
+            self._left.leave(0, quota, used)
+        self._tell_left_out()
+        return request
+
+    def _tell_left_out(self) -> None:
+        """What the quota left out, for people to see."""
+        count = self._left.count
+        record = self._hub.peers.get(self.keyid)
+        if record is None or record.over_quota != count:
+            self._hub.peers.update(self.keyid, over_quota=count)
+        if count and self._left.to_log(trio.current_time()):
+            log.warning(
+                "%s: its quota has no room for %d operations: they are not kept here ('backrest client quota' changes "
+                "it)",
+                self._entry.instance_id,
+                count,
+            )
+
+    def _ask_for_left_out(self) -> None:
+        """When there is room again for what the quota left out, ask for the manifest."""
+        quota, used = self._hub.quota(self.keyid), self._hub.oplog.used(self.keyid)
+        if not self.link.over and self._left.ask(quota, used, trio.current_time()):
+            self._tell_left_out()
+            self.link.send_now("operation_manifest", Manifest())
 
     async def _apply(self, changes: _Changes) -> None:
         allowed = changes.upserts
@@ -268,6 +335,8 @@ class Inbound:
             log.info(
                 "%s: %d operations out of scope were not kept", self._entry.instance_id, len(out_of_scope)
             )
+        await self._hub.room_in_log()
+        quota = self._hub.quota(self.keyid)
         async with self._hub.storing(self.keyid):
             if self.link.over or not self._hub.authorizes(self._entry):
                 return  # displaced or removed while we waited: a newer session or nobody has the say
@@ -283,15 +352,15 @@ class Inbound:
                     keep_newer=live,
                     still=partial(self._hub.authorizes, self._entry),
                     permits=self._permits,
+                    quota=quota,
                 )
             )
         if applied.closed:
             return
-        modnos = {op.id: op.modno for op in allowed} if applied.invalid or applied.kept else {}
-        for original_id, reason in applied.invalid[:REPORTED]:
-            log.warning("%s: operation %d refused: %s", self._entry.instance_id, original_id, reason)
-        if len(applied.invalid) > REPORTED:
-            log.warning("%s: %d operations refused", self._entry.instance_id, len(applied.invalid))
+        modnos = {}
+        if applied.invalid or applied.kept or applied.over:
+            modnos = {op.id: op.modno for op in allowed}
+        self._log_invalid(applied.invalid)
         _remember(refused, {original_id: modnos.get(original_id, 0) for original_id, _ in applied.invalid})
         _remember(
             refused,
@@ -299,6 +368,17 @@ class Inbound:
         )
         if len(allowed) != len(changes.upserts) or applied.invalid or applied.kept:
             self._hub.peers.update(self.keyid, refused=len(refused))
+        if applied.over or (changes.deletes and self._left.count):
+            for original_id in changes.deletes:
+                self._left.modnos.pop(original_id, None)
+            over = {original_id: modnos[original_id] for original_id in applied.over}
+            used = self._hub.oplog.used(self.keyid)
+            if applied.deleted:  # that was after the others had found no room
+                used = Quota(used.bytes + 1, used.operations + len(applied.deleted))
+            if over and not self._left.remember(over, quota, used):
+                self._pacer = None  # more than can be remembered: enough was asked for
+            self._tell_left_out()
+            self._ask_for_left_out()
         if self._pacer is not None and changes.upserts:
             await self._request(self._pacer.received([op.id for op in changes.upserts]))
             self._look_if_whole()
@@ -327,6 +407,17 @@ class Inbound:
             self._mixed = True
             self._hub.peers.update(self.keyid, mixed=True)
             self.link.send_now("operation_manifest", Manifest())
+
+    def _log_invalid(self, invalid: list[tuple[int, str]]) -> None:
+        """A session leaves so many lines of them: a peer may send such for ever."""
+        for original_id, reason in invalid[: max(REPORTED - self._invalid, 0)]:
+            log.warning("%s: operation %d refused: %s", self._entry.instance_id, original_id, reason)
+        if self._invalid <= REPORTED < self._invalid + len(invalid):
+            log.warning(
+                "%s: more operations were refused; those of this session are counted in `backrest status`",
+                self._entry.instance_id,
+            )
+        self._invalid += len(invalid)
 
     def _allowed(self, op: Operation) -> bool:
         key = (op.repo_id, op.plan_id)
@@ -388,9 +479,14 @@ class Inbound:
         """Send the view again when the client is to reach a repo under another address, or what it did not take when
         that is to be tried again."""
         self._pushing.shares_changed()
+        self.quota_changed()
         if self._hub.uris(self.keyid) != self._uris:
             self._view_due = True
             self.link.wake(self._show)
+
+    def quota_changed(self) -> None:
+        """More of what the client has may be kept now."""
+        self._ask_for_left_out()
 
     def pushes_changed(self) -> None:
         """The queue may hold something for the client."""
@@ -433,6 +529,19 @@ class Inbound:
 def _remember(refused: dict[int, int], more: Mapping[int, int]) -> None:
     if len(refused) + len(more) <= REFUSED_REMEMBERED:
         refused.update(more)
+
+
+def _parts_of(changes: _Changes) -> Iterator[_Changes]:
+    """The same in parts of some PART_BYTES."""
+    part, size = _Changes(), 0
+    for op in changes.upserts:
+        part.upserts.append(op)
+        size += op.ByteSize()
+        if size >= PART_BYTES:
+            yield part
+            part, size = _Changes(), 0
+    part.deletes = changes.deletes
+    yield part
 
 
 async def shown(message: ReceiveConfig | ReceiveResources) -> dict[str, Any]:
