@@ -144,7 +144,7 @@ async def test_large_operations_come_in_messages_of_a_bounded_size(
     autojump_clock: MockClock, world: World
 ) -> None:
     client = world.instance("laptop")
-    client.oplog.add([client.operation(display_message="x" * 1_000_000) for _ in range(10)])
+    client.oplog.add([client.operation(display_message="x" * 900_000) for _ in range(25)])
     got: list[tuple[int, list[int]]] = []
     done = trio.Event()
 
@@ -152,7 +152,7 @@ async def test_large_operations_come_in_messages_of_a_bounded_size(
         await go.let_in()
         manifest = await go.until("operation_manifest")
         await go.say(request_operation_data=Item.SyncActionRequestOperationData(op_ids=manifest.op_ids))
-        while sum(len(ids) for _, ids in got) < 10:
+        while sum(len(ids) for _, ids in got) < 25:
             event = (await go.until("receive_operations")).event
             got.append((event.ByteSize(), [op.id for op in event.updated_operations.operations]))
         done.set()
@@ -161,8 +161,8 @@ async def test_large_operations_come_in_messages_of_a_bounded_size(
     GoMachine(world, ask).known_to(client)
     async with client.running():
         await done.wait()
-    assert [ids for _, ids in got] == [[*range(1, 9)], [9, 10]]
-    assert max(size for size, _ in got) <= 8 << 20
+    assert [ids for _, ids in got] == [[*range(1, 11)], [*range(11, 21)], [*range(21, 26)]]
+    assert max(size for size, _ in got) <= 9 << 20
 
 
 async def test_a_hub_that_asks_without_end_and_reads_nothing_costs_little(
@@ -239,12 +239,12 @@ async def test_what_was_never_announced_is_not_said_to_be_deleted(
     machine.known_to(client)
     read_into = OpLog.read_into
 
-    def deleting(log: OpLog, target: Any, ids: Any, predicate: Any = None) -> int:
+    def deleting(log: OpLog, target: Any, ids: Any, predicate: Any = None, most_bytes: float = 1e9) -> int:
         some = wire.operations.OperationList().operations
         read_into(log, some, ids)
         if not said and any(op.display_message == "short-lived" for op in some):
             log.delete(list(ids))
-        return read_into(log, target, ids, predicate)
+        return read_into(log, target, ids, predicate, most_bytes)
 
     monkeypatch.setattr(OpLog, "read_into", deleting)
     async with client.running():

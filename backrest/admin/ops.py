@@ -24,12 +24,15 @@ Operation = wire.operations.Operation
 OperationEvent = wire.operations.OperationEvent
 Status = wire.operations.OperationStatus
 
-# Some 300 KB of JSON: one write of the socket, one turn of the reader.
+# Some 300 KB of JSON: one write of the socket, one turn of the reader. And not far above 1 MiB: both ends hold it as
+# objects, which take several times that.
 BATCH = 500
+BATCH_BYTES = 1 << 20
 
-# Changes waiting for a caller of ``tail`` who reads slowly. More is memory that a stopped terminal could make
-# us hold.
+# Changes waiting for a caller of ``tail`` who reads slowly, and bytes of their lines. More is memory that a stopped
+# terminal could make us hold.
 TAIL_QUEUE = 4096
+TAIL_BYTES = 8 << 20
 
 
 def _query(
@@ -84,8 +87,8 @@ async def list_operations(
 
     ids, more = await trio.to_thread.run_sync(select)
     gone = archived_keys(context)
-    for at in range(0, len(ids), BATCH):
-        await emit({"operations": await trio.to_thread.run_sync(load, ids[at : at + BATCH])})
+    for some in context.oplog.pieces(ids, BATCH, BATCH_BYTES):
+        await emit({"operations": await trio.to_thread.run_sync(load, some)})
     return {"count": len(ids), "more": more}
 
 
@@ -123,11 +126,15 @@ async def tail(
     sender, changes = trio.open_memory_channel["Change"](TAIL_QUEUE)
     token = trio.lowlevel.current_trio_token()
     overflow = False
+    waiting = 0
 
     def keep(change: Change) -> None:
-        nonlocal overflow
+        nonlocal overflow, waiting
         try:
+            if waiting and waiting + change.size > TAIL_BYTES:
+                raise trio.WouldBlock
             sender.send_nowait(change)
+            waiting += change.size
         except trio.WouldBlock:
             overflow = True
 
@@ -141,6 +148,7 @@ async def tail(
         if last:
             await list_operations(context, _as_created(emit), peer, repo_id, plan_id, limit=last)
         async for change in changes:
+            waiting -= change.size
             if overflow:
                 raise BackrestError("more happened than could be shown: start again")
             if origin is not None and change.origin != origin:

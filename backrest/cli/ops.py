@@ -89,11 +89,13 @@ def list_ops(
     }
     if as_json:
         return _list_json(wanted)
-    found: list[dict[str, Any]] = []
-    result = shared().stream("ListOperations", lambda event: found.extend(event["operations"]), **wanted)
+    found: list[tuple[object, ...]] = []  # not the operations, of which each may have a mebibyte
+    result = shared().stream(
+        "ListOperations", lambda event: found.extend(map(row, event["operations"])), **wanted
+    )
     if not found:
         return output.note("There are no such operations.")
-    output.print_table(HEADERS, [row(one) for one in found])
+    output.print_table(HEADERS, found)
     if result["more"]:
         output.note(f"These are the last {len(found)}; -n 0 shows all.")
     return None
@@ -148,7 +150,7 @@ def detail(one: dict[str, Any]) -> str:
     """What one wants to know of it at a glance."""
     message = str(one.get("displayMessage", "")).split("\n", 1)[0]
     if message:
-        return message
+        return message[: output.CELL]
     snapshot = str(one.get("snapshotId", ""))[:8]
     summary = one.get("operationBackup", {}).get("lastStatus", {}).get("summary")
     if summary:

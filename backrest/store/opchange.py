@@ -34,6 +34,11 @@ class Change:
     before: tuple[Meta | None, ...]
     lines: tuple[bytes, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about: one that waits for a slow reader is memory."""
+        return sum(map(len, self.lines)) + 16 * len(self.ids)
+
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
         """As they are now; empty for deletions."""

@@ -8,6 +8,7 @@ opquery.py the queries, opstage.py what the writing methods do, opscan.py and op
 
 from __future__ import annotations
 
+import math
 import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -193,14 +194,26 @@ class OpLog(OpCore):
         self.read_into(some.operations, numbers, predicate)
         return some.operations
 
-    def read_into(self, target: Any, ids: Iterable[int], predicate: Predicate | None = None) -> int:
+    def read_into(
+        self,
+        target: Any,
+        ids: Iterable[int],
+        predicate: Predicate | None = None,
+        most_bytes: float = math.inf,
+    ) -> int:
         """As ``read``, all at once, into ``target``, the repeated field of a message: made there, not copied.
-        Returns how many bytes their lines have, which is more than they take in the message."""
+
+        Of the first ids, whose lines have ``most_bytes`` together, or one line more: returns how many ids that are. In
+        the message they take less."""
         found, places = [], []
+        size = count = 0
         seen: dict[int, bool] = {}  # what the predicate says of each group: many operations share one
         with self._lock:
             index = self._index
             for number in ids:
+                if size >= most_bytes:
+                    break
+                count += 1
                 row = index.row(number)
                 if row is None:
                     continue
@@ -210,16 +223,18 @@ class OpLog(OpCore):
                     wanted = seen[group] = predicate is None or predicate(index.metas[group])
                 if wanted:
                     found.append(number)
-                    places.append((index.offsets[row], index.lengths[row]))
+                    length = index.lengths[row]
+                    places.append((index.offsets[row], length))
+                    size += length
             if not found:
-                return 0
+                return count
             current = self._file
             current.hold()
         try:
             operations(current.file, found, places, target)
         finally:
             current.release()
-        return sum(length for _, length in places)
+        return count
 
     def query(self, query: Query) -> Iterator[Operation]:
         """What matches now, in the order (start time, id). Bodies are read as the caller goes on.

@@ -12,7 +12,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -257,12 +257,10 @@ class Outbound:
                 event.deleted_operations.values.extend(ids)
                 await self._link.send("receive_operations", Item.SyncActionReceiveOperations(event=event))
                 continue
-            messages = await self._bodies(ids, kind)
-            if kind == "created":  # one may be gone since: the reference ends the session over its deletion
-                found = {op.id for message in messages for op in message.event.created_operations.operations}
-                self._unsaid.difference_update(found)
-                self._unsaid.update(op_id for op_id in ids if op_id not in found)
-            for message in messages:
+            if kind == "created":  # one may be gone by now: the reference ends the session over its deletion
+                self._unsaid.update(ids)
+            async for message in self._bodies(ids, kind):
+                self._unsaid.difference_update(op.id for op in message.event.created_operations.operations)
                 await self._link.send("receive_operations", message)
         return True
 
@@ -282,43 +280,31 @@ class Outbound:
             return False
         asked = self._requested.popleft()
         self._requested_ids -= len(asked)
-        for message in await self._bodies(asked, "updated"):
+        async for message in self._bodies(asked, "updated"):
             await self._link.send("receive_operations", message)
         return True
 
-    async def _bodies(self, ids: Sequence[int], kind: str) -> list[Operations]:
-        """The sendable ones of ``ids`` as they are now, in messages of a reasonable size."""
+    async def _bodies(self, ids: Sequence[int], kind: str) -> AsyncIterator[Operations]:
+        """The sendable ones of ``ids`` as they are now, in messages of a reasonable size; one is held at a time."""
+        start = 0
 
-        def read() -> list[Operations]:
-            messages = []
-            for start in range(0, len(ids), BATCH_OPERATIONS):
-                message = Operations()
-                target = _operations(message, kind)
-                size = self._oplog.read_into(target, ids[start : start + BATCH_OPERATIONS], self._sendable)
-                if target:
-                    messages += [message] if size <= BATCH_BYTES else _split(message, kind)
-            return messages
+        def read() -> Operations:
+            nonlocal start
+            message = Operations()
+            some = ids[start : start + BATCH_OPERATIONS]
+            start += self._oplog.read_into(_operations(message, kind), some, self._sendable, BATCH_BYTES)
+            return message
 
-        return await trio.to_thread.run_sync(read)
+        while start < len(ids):
+            message = await trio.to_thread.run_sync(read)
+            if _operations(message, kind):
+                yield message
 
 
 def _operations(message: Operations, kind: str) -> Any:
     """Its repeated field of operations, created or updated."""
     event = message.event
     return (event.created_operations if kind == "created" else event.updated_operations).operations
-
-
-def _split(message: Operations, kind: str) -> list[Operations]:
-    """The same operations in messages of at most BATCH_BYTES, or of one operation."""
-    messages: list[Operations] = []
-    size = 0
-    for op in _operations(message, kind):
-        size += op.ByteSize()
-        if not messages or size > BATCH_BYTES:
-            messages.append(Operations())
-            size = op.ByteSize()
-        _operations(messages[-1], kind).append(op)
-    return messages
 
 
 def _runs(changes: dict[int, str]) -> Iterator[tuple[str, list[int]]]:

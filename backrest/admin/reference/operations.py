@@ -41,6 +41,7 @@ BUFFER_BYTES = 8 << 20
 # A reader that fell behind may still take what is being sent to it, so that its end comes whole.
 LAST_SEND_S = 5.0
 AT_A_TIME = 100  # operations in a piece of an answer: some 60 KB of JSON
+AT_A_TIME_BYTES = 1 << 20  # and not far above so many
 DELETED_AT_A_TIME = 4096  # others write in between
 
 FELL_BEHIND = (
@@ -67,8 +68,8 @@ def get_operations(context: Context, request: Service.GetOperationsRequest, kind
         wanted = replace(wanted, reversed=True, limit=request.last_n)
     ids = array("q", sorted(context.oplog.select(wanted)))
     opening = b'{"operations":['
-    for start in range(0, len(ids), AT_A_TIME):
-        some = _read(context, wanted, ids[start : start + AT_A_TIME])
+    for piece in context.oplog.pieces(ids, AT_A_TIME, AT_A_TIME_BYTES):
+        some = _read(context, wanted, piece)
         if not some.operations:  # deleted meanwhile
             continue
         if kind == "proto":
@@ -101,7 +102,7 @@ class _Waiting:
 
     def put(self, change: Change) -> None:
         """One change alone may be larger than the bound: it is in memory already."""
-        size = sum(map(len, change.lines)) + 16 * len(change.ids)
+        size = change.size
         if self.overflowed.is_set():
             return
         if self._changes and self._bytes + size > BUFFER_BYTES:
