@@ -55,6 +55,7 @@ async def ready(world: World, hub: Instance, quota: Quota) -> Stranger:
     authorize(hub, peer)
     hub.shares.set_quota(peer.identity.keyid, quota)
     await peer.shake_hands()
+    await peer.say(receive_resources=Item.SyncActionReceiveResources())  # else it counts as gone after 30 s
     return peer
 
 
