@@ -104,7 +104,15 @@ class PeerRecord:
 _STATES = frozenset(sync.ConnectionState.values())
 _FIELDS = {f.name for f in fields(PeerRecord)} - {"keyid"}
 _HEARTBEAT = frozenset(("last_heartbeat_ms",))
-_OURS = ("sinceMillis", "nextTryMillis", "refused", "archivedMillis", "configMillis", "twinMillis", "overQuota")
+_OURS = (
+    "sinceMillis",
+    "nextTryMillis",
+    "refused",
+    "archivedMillis",
+    "configMillis",
+    "twinMillis",
+    "overQuota",
+)
 MAX_SESSIONS = 32  # as many names as a handshake may hold
 # Two machines with one key count as two for a day after the second tried last: a night passes between a machine's days.
 TWIN_MS = 86_400_000
