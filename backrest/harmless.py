@@ -342,8 +342,8 @@ def held_back(here: Repo, new: Repo) -> tuple[str, ...]:
     """Which of ``new``'s address ("uri"), environment ("env") and flags ("flags") may not take the place of those of
     ``here``, which plans use, before somebody here agrees. Both are harmless (``judge``).
 
-    A password, credentials and the host may: keys are changed and servers are moved, and backups must go on. With the
-    address its environment waits, too: what belongs together stays together.
+    Passwords, credentials and the host change at once: people renew keys and move servers, and backups must go on. When
+    the address waits, its environment waits with it, because one is of no use without the other.
     """
     waits = []
     try:

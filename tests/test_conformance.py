@@ -130,7 +130,7 @@ def test_this_program_conforms_as_a_client(machine: Machine, tmp_path: Path) -> 
 
 
 OF_ITS_OWN = ("kem/30", "record/31", "handshake/62", "config/73", "history/67", "history/76")
-"""Cases that need the files, the commands, a new stream in the reference's profile, or none of it."""
+"""Between them these cases use all that a client of its own gives: files, commands, and a new stream."""
 
 
 @pytest.fixture

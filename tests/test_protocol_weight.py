@@ -124,7 +124,7 @@ def test_a_message_weighs_what_it_costs() -> None:
 
 
 def test_an_outer_item_is_one_thing() -> None:
-    """It is parsed before anybody sees that it came unencrypted."""
+    """A peer can send it unencrypted, and it is parsed before that is noticed."""
     few = b'{"encrypted":{"nonce":"AA==","ciphertext":"%s"}}' % (b"A" * 1_000_000)
     items.unpack(few, "json")
     for payload, codec in (

@@ -79,7 +79,7 @@ def init(context: Context, instance_id: str | None = None) -> dict[str, Any]:
 
 
 def _found(context: Context, config: wire.config.Config) -> dict[str, Any]:
-    """What a configuration has that was there before anything else of ours."""
+    """What a configuration holds that existed before this program wrote any file."""
     waiting = {"historyWaits": str(context.paths.reference_oplog)} if waits(context.paths) else {}
     return {
         "repos": len(config.repos),

@@ -38,7 +38,7 @@ def init(instance_id: str | None, as_json: bool) -> None:
 
 
 def _tell_found(result: dict[str, Any]) -> None:
-    """The configuration was there before anything else of ours was."""
+    """Say what the configuration holds that existed before this program wrote any file."""
     found = result["found"]
     parts = [
         formats.plural(found["repos"], "repo"),

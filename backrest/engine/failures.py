@@ -332,7 +332,7 @@ def find_cause(exit_code: int | None, raw: Sequence[str], uri: str = "") -> Caus
 
 
 def _last_words(lines: Sequence[_Line]) -> str:
-    """What is shown where no line names a cause: what ssh or rclone said, else restic's end, else its last lines."""
+    """The text to show when no line names a cause: what ssh or rclone said, or else restic's last words."""
     for voices in ((_Voice.HELPER,), (_Voice.END,)):
         found = [line.said for line in lines if line.voice in voices]
         if found:

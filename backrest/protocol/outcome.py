@@ -6,7 +6,7 @@ them refused, and how many of its items are there now as pushed (1002). What was
 peer that knows version 1 only, and else a message each (1003): kind (1), id (2), code (3), and a message for each field
 (4) with its name (1) and its values (2), all of them texts (refusals.py). Readers that do not know the fields skip
 them, and a peer that did not announce a feature never gets them (PROTOCOL.md section 9). All of it comes from the
-other side: it is cut to a bound here, and made harmless by whoever shows it.
+other side. This module bounds its size; the code that shows it removes control characters.
 """
 
 from __future__ import annotations

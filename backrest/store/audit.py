@@ -160,8 +160,8 @@ class AuditLog:
                 self._begun_ms = now_ms
 
     def _turn_over(self, now_ms: int, size: int) -> None:
-        """Begin a new file when this one is full or old. What the disk refuses of that is tried again at the next
-        append: a log that is too long is better than none. StorageError when the log cannot go on."""
+        """Begin a new file when this one is full or old. If the disk refuses, the next append tries again, since a
+        log that is too long is better than none. Raises StorageError when the log cannot be written at all."""
         old = self._begun_ms is not None and now_ms - self._begun_ms > FILE_AGE_MS
         if not self._file.length or not (old or self._file.length + size > FILE_BYTES):
             return

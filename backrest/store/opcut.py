@@ -1,9 +1,9 @@
 """An operation has one mebibyte at most: what is larger is cut, the longest texts first, and says so.
 
-Attack: a client stored operations of 40 MiB; whoever listed the history then needed gigabytes, for ever. What people
-need of an operation (ids, times, status, what it did) has a few hundred bytes; only texts of others (messages, errors,
-tags, paths) can be long. The cut depends on the operation alone: the same one that comes again is cut to the same line,
-and is not written again. Where the texts are short and many, the longest lists lose their ends.
+Attack: a client stored operations of 40 MiB, and each list of the history then took gigabytes. The parts of an
+operation that people need (ids, times, status, what it did) take a few hundred bytes; only texts from outside
+(messages, errors, tags, paths) can be long. The cut depends on the operation alone: the same one that comes again is
+cut to the same line, and is not written again. Where the texts are short and many, the longest lists lose their ends.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A hub that may only share repositories cannot move one, which plans here use, to
 flags or environment (harmless.held_back). The configuration keeps the values in force; an entry here, by the
 repository's guid, has the address, environment and flags that the hub gave last. It goes when they are accepted, when
 the hub goes back to what is in force, when the hub takes the repository back, and when it is no longer in the
-configuration. Order on disk: the configuration first. A crash in between loses nothing: the hub hands its repositories
-out at each connection, and an entry that is in force already is not shown.
+configuration. Order on disk: the configuration first. A crash in between loses nothing: the hub sends its
+repositories again at each connection, and an entry that equals the values in force is not shown.
 
 Unbounded on purpose: there is an entry for a repository that plans here use, and no hub can make such plans.
 

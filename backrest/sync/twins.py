@@ -2,15 +2,14 @@
 that are mixed.
 
 A client of our kind names each of its sessions with a hub by a random word, keeps the last of these names on its disk,
-and announces them, the newest first (``session/...`` among the features of its handshake). A session *continues* what
-was here last when it names it: that is the same disk, restarted or come over another network, and it displaces what is
-left of the earlier session at once. One that does not comes from a copy of the disk, or from a disk that was restored;
-so
+and announces them, the newest first (``session/...`` among the features of its handshake). A session that names the
+hub's last one *continues* it: the machine is the same, restarted or on another network, and the new session displaces
+the old one at once. A session that does not name it comes from a copy of the disk, or from a restored disk. Then
 
-- it is refused as long as the other session answers a question (``request_resources``): two machines live;
-- it is refused until the other has not been heard of for GONE_S, or TWIN_GONE_S when both were seen alive before,
-  unless it brings a pairing secret: then a person has decided;
-- let in, it is asked for its whole history: equal numbers may stand for other content (Inbound).
+- the hub refuses it as long as the other session answers a question (``request_resources``): two machines are alive;
+- the hub refuses it until it has not heard from the other machine for GONE_S, or for TWIN_GONE_S when it saw both alive
+  before. A pairing secret ends the wait: then a person has decided;
+- once it is let in, the hub asks for its whole history, since equal numbers may stand for other content (Inbound).
 
 Clients that name no sessions (the Go program, earlier versions) displace each other at once, as they must: they leave
 streams open without a sign. Only when that happens again and again is the older session asked first, and one that still

@@ -1,7 +1,8 @@
 """``scripts/load --attacks N``: each kind of attack, N times at once, against a fresh hub that serves one live client.
 
-From one address and from many, directly and behind Caddy. What must hold is in MEDIAN_MS and PEAK_MIB; who is wrong is
-said. The client is a process of its own (pulse.py), so that what is measured is the hub, and not the attackers.
+From one address and from many, directly and behind Caddy. MEDIAN_MS and PEAK_MIB are the limits; each row that
+exceeds one is named. The client is a process of its own (pulse.py), so that the figures are the hub's and not the
+attackers'.
 """
 
 from __future__ import annotations
